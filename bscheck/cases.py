@@ -1,0 +1,274 @@
+"""Cases: the situations that Hypothesis draws inside one parameter, and how they travel as JSON.
+
+A case holds integers and names only, so that it shrinks to something readable. Drawn arrays are a function of
+the case's seed (see `bscheck.checks.context`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from bscheck.errors import RecordError, unknown
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+#: Seeds are drawn from a small range: every seed is one more set of weights and data, and 2**16 of them
+#: are more than any run draws.
+SEEDS = 2**16
+
+MODES = ("graph", "eager", "jit")
+DTYPES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
+WEIGHTINGS = ("none", "unequal", "zeros")
+SCALES = ("small", "usual", "large", "wild")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What every family's case has in common."""
+
+    seed: int = 0
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the case as a JSON object; tuples become lists."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Return the case that `to_json` wrote; missing fields take their defaults.
+
+        Raises
+        ------
+        RecordError
+            When a field is unknown, has another type, or a name is not among the valid ones.
+        """
+        if not isinstance(data, Mapping):
+            raise RecordError(f"a case must be a table of fields, not {type(data).__name__}")
+        hints = typing.get_type_hints(cls)
+        fields = {f.name for f in dataclasses.fields(cls)}
+        values = {}
+        for key, value in data.items():
+            if key not in fields:
+                raise RecordError(unknown("case field", key, fields))
+            values[key] = _typed(key, value, hints[key])
+            if key in cls.CHOICES and value not in cls.CHOICES[key]:
+                raise RecordError(unknown(f"{key} in a case", value, cls.CHOICES[key]))
+        return cls(**values)
+
+    def __str__(self) -> str:
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        parts = []
+        for key, value in dataclasses.asdict(self).items():
+            if key == "sizes":
+                parts[:0] = [f"k={len(value)}, micro-batches {'+'.join(map(str, value))}"]
+            elif key == "seed":
+                parts.append(f"seed {value}")
+            elif key in ("mode", "dtype"):
+                parts.append(str(value))
+            elif value != defaults[key]:
+                parts.append(f"{key}={value}" if not isinstance(value, bool) else key)
+        return ", ".join(parts)
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """Return the JSON value as the field's type, or raise."""
+    if hint is int and type(value) is int:
+        return value
+    if hint is bool and type(value) is bool:
+        return value
+    if hint is str and type(value) is str:
+        return value
+    if hint == tuple[int, ...] and isinstance(value, (list, tuple)) and all(type(n) is int for n in value):
+        return tuple(value)
+    wanted = getattr(hint, "__name__", str(hint))
+    raise RecordError(f"case field {key!r} must be {wanted}, not {value!r}"[:200])
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientCase(Case):
+    """One window of micro-batches through a model: the accumulation family's situation.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        Examples in each micro-batch; unequal ones make the window ragged.
+    dtype : str
+        Keras dtype policy that the subject is built under.
+    mode : str
+        ``eager``, ``graph`` (``tf.function``; ``jax.jit`` on JAX) or ``jit`` (XLA).
+    weights : str
+        Sample weights: ``none``, ``unequal`` (0.25 … 4) or ``zeros`` (some of them 0).
+    scale : str
+        How far the drawn weights and inputs are scaled from the subject's own (see `SCALE_FACTORS`).
+    outlier : bool
+        The last example's inputs are ten times larger.
+    """
+
+    sizes: tuple[int, ...] = (2, 1)
+    dtype: str = "float32"
+    mode: str = "graph"
+    weights: str = "none"
+    scale: str = "usual"
+    outlier: bool = False
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "dtype": DTYPES, "mode": MODES, "weights": WEIGHTINGS, "scale": SCALES,
+    }  # fmt: skip
+
+
+#: Factors on the drawn weights. The promise has no scale, so rounding bounds must hold at all of them.
+SCALE_FACTORS = {"small": 0.3, "usual": 1.0, "large": 3.0, "wild": 1000.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateCase(Case):
+    """Windows of micro-batches through an optimizer: what the update does with the accumulated gradient.
+
+    Attributes
+    ----------
+    micro_batches : int
+        Micro-batches in one update (k).
+    updates : int
+        Windows run one after the other, so that state kept between updates is seen.
+    decay, clip, ema, constraint : str
+        The optimizer options of the case; ``none`` leaves one out, see `bscheck.surface.optimizers`.
+    size : int
+        Examples in each micro-batch, where the path goes through a model.
+    """
+
+    micro_batches: int = 2
+    updates: int = 2
+    decay: str = "none"
+    clip: str = "none"
+    ema: str = "none"
+    constraint: str = "none"
+    gradient: str = "dense"
+    mode: str = "eager"
+    dtype: str = "float32"
+    size: int = 2
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "decay": ("none", "on", "exclude_bias"),
+        "clip": ("none", "norm", "value", "global", "norm_loose"),
+        "ema": ("none", "on", "overwrite"),
+        "constraint": ("none", "max_norm"),
+        "gradient": ("dense", "sparse"),
+        "mode": MODES,
+        "dtype": ("float32", "float64"),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceCase(Case):
+    """Prediction and evaluation of the same examples at one batch size: the independence family's situation.
+
+    Attributes
+    ----------
+    examples : int
+        Number of examples N.
+    batch_size : int
+        Batch size B of the run held against the float64 value over all N examples; B > N is allowed.
+    steps_per_execution : int
+        Steps in one compiled call.
+    """
+
+    examples: int = 5
+    batch_size: int = 2
+    dtype: str = "float32"
+    mode: str = "graph"
+    weights: str = "none"
+    source: str = "arrays"
+    steps_per_execution: int = 1
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "dtype": DTYPES,
+        "mode": MODES,
+        "weights": WEIGHTINGS,
+        "source": ("arrays", "generator", "dataset"),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceCase(Case):
+    """All mini-batches of one size from a few examples.
+
+    Attributes
+    ----------
+    examples : int
+        Number of examples N (all subsets are enumerated, so small).
+    batch_size : int
+        Size B of the subsets.
+    """
+
+    examples: int = 6
+    batch_size: int = 2
+    dtype: str = "float64"
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"dtype": ("float64",), "mode": MODES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryCase(Case):
+    """Training at one batch size, every update beside the published recurrence.
+
+    Attributes
+    ----------
+    batch_size : int
+        Examples in each batch.
+    updates : int
+        Number of updates followed.
+    rate : str
+        ``constant`` or ``changing`` (the learning rate is assigned anew half-way).
+    """
+
+    batch_size: int = 1
+    updates: int = 20
+    dtype: str = "float32"
+    mode: str = "graph"
+    rate: str = "constant"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "dtype": ("float32", "float64"), "mode": MODES, "rate": ("constant", "changing"),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingCase(Case):
+    """Two batch sizes timed in pairs.
+
+    Attributes
+    ----------
+    first, second : int
+        The batch sizes (examples); the ratio is time(second) / time(first).
+    """
+
+    first: int = 16
+    second: int = 17
+    mode: str = "graph"
+    dtype: str = "float32"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES, "dtype": DTYPES}
+
+
+def seeds() -> SearchStrategy[int]:
+    """Return the strategy for a case's seed."""
+    from hypothesis import strategies as st
+
+    return st.integers(0, SEEDS - 1)
+
+
+def micro_batch_sizes(least: int = 2, most: int = 4, largest: int = 5) -> SearchStrategy[tuple[int, ...]]:
+    """Return the strategy for the sizes of `least` to `most` micro-batches of 1 to `largest` examples."""
+    from hypothesis import strategies as st
+
+    return st.lists(st.integers(1, largest), min_size=least, max_size=most).map(tuple)

@@ -1,0 +1,422 @@
+"""The property runner: one check on one parameter, from its first corner to a verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from bscheck.checks import PROFILES, Check
+from bscheck.diagnose import ablate, attempt, culprit, is_ours
+from bscheck.errors import BscheckError, one_line
+from bscheck.results.known_issues import KnownIssue
+from bscheck.results.verdict import Failure, NotApplicable, Reading, Result, Verdict
+
+if TYPE_CHECKING:
+    from bscheck.cases import Case
+    from bscheck.checks.context import Context
+
+#: Seconds from the first violation to the end of shrinking: a failure is worth a minute, not an hour.
+SHRINK_SECONDS = 60.0
+
+#: The family whose verdicts depend on the machine, not on the arithmetic.
+TIMING = "timing"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run is told from outside.
+
+    Attributes
+    ----------
+    profile : str
+        One of `bscheck.checks.PROFILES`.
+    seed : int
+        Seeds every property, together with the property's id.
+    known_issues : tuple of KnownIssue
+        Defects that are held instead of failed.
+    max_examples : int, optional
+        Cases drawn in each property, in place of the profile's number.
+    timing : str
+        ``off``, ``report`` or ``gate``; ``auto`` gates on a GPU and reports elsewhere.
+    """
+
+    profile: str = "default"
+    seed: int = 0
+    known_issues: tuple[KnownIssue, ...] = ()
+    max_examples: int | None = None
+    timing: Literal["auto", "off", "report", "gate"] = "auto"
+
+    def examples(self, check: Check) -> int:
+        """Return how many cases are drawn for a check."""
+        if self.max_examples is not None:
+            return self.max_examples
+        return check.examples[PROFILES.index(self.profile)]
+
+    def gates_timing(self, environment: Mapping[str, str]) -> bool:
+        """Whether a slow verdict may fail the run."""
+        return self.timing == "gate" or (self.timing == "auto" and environment.get("device") == "gpu")
+
+
+_CURRENT: ContextVar[RunSettings] = ContextVar("bscheck_settings", default=RunSettings())
+
+
+def current_settings() -> RunSettings:
+    """Return the settings of the check that is running, for checks that depend on them."""
+    return _CURRENT.get()
+
+
+def derive_seed(seed: int, name: str) -> int:
+    """Return the seed of one property: the same in every process, different for every property and seed."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def run_check(check: Check, context: Context, settings: RunSettings) -> Result:
+    """Hold one check against one parameter: corners first, then drawn cases, shrunk when one fails.
+
+    Parameters
+    ----------
+    check : Check
+        The promise.
+    context : Context
+        The parameter, made ready.
+    settings : RunSettings
+        Profile, seed and known issues.
+
+    Returns
+    -------
+    Result
+        With the verdict; a broken promise carries its smallest case.
+
+    Raises
+    ------
+    BscheckError
+        For bad input met on the way, such as a subject that cannot be built.
+    """
+    started = time.monotonic()
+    run = _Run(check, context, settings)
+    token = _CURRENT.set(settings)
+    try:
+        run.reason = _refusal(check, context, settings) or ""
+        if not run.reason:
+            run.execute()
+    except NotApplicable as reason:
+        run.reason = str(reason)
+    except (BscheckError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if is_ours(error):
+            raise
+        run.violated = _Seen(None, _raised(error))
+    finally:
+        _CURRENT.reset(token)
+    return run.result(time.monotonic() - started)
+
+
+def run_pinned(issue: KnownIssue, check: Check, context: Context) -> Result:
+    """Run a known issue's pinned case and say whether the defect is still there.
+
+    Returns
+    -------
+    Result
+        Of family ``known issues``. Where the issue's condition holds: ``known issue`` while the case fails,
+        ``failed`` once it passes. Elsewhere ``reported``: fixed, or still there.
+    """
+    started = time.monotonic()
+    case = check.case.from_json(dict(issue.case))
+    result = {
+        "check": check.name,
+        "family": "known issues",
+        "param": {"issue": issue.id, **issue.param},
+        "worst_case": describe(context, case),
+    }
+    try:
+        unfit = check.applies(context)
+        reading = None if unfit else attempt(check, context, case)
+    except NotApplicable as error:
+        unfit, reading = str(error), None
+    seconds = time.monotonic() - started
+    if reading is None:
+        return Result(verdict=Verdict.NOT_APPLICABLE, reason=str(unfit), seconds=seconds, **result)  # type: ignore[arg-type]
+    result |= {"cases": 1, "worst": reading, "seconds": seconds}
+    covered = issue.in_range(context.environment)
+    if not covered:
+        reason = f"{issue.id}: {'fixed' if reading.holds else 'still there'} (outside the entry's range)"
+        return Result(verdict=Verdict.REPORTED, reason=reason, **result)  # type: ignore[arg-type]
+    if reading.holds:
+        text = f"known issue {issue.id!r} is fixed here: delete its entry in {issue.source}"
+        fixed = Reading(reading.share, seen=f"the pinned case passes; {text}")
+        failure = Failure(case.to_json(), str(result["worst_case"]), fixed)
+        return Result(verdict=Verdict.FAILED, reason=text, failure=failure, **result)  # type: ignore[arg-type]
+    held = {issue.id: 1}
+    return Result(verdict=Verdict.KNOWN_ISSUE, reason=f"{issue.id}: still fails", held=held, **result)  # type: ignore[arg-type]
+
+
+def describe(context: Context, case: Case) -> str:
+    """Return the parameter and the case in words."""
+    members = [value for _, value in context.param.members]
+    return ", ".join([*members, str(case)] if str(case) else members)
+
+
+def _refusal(check: Check, context: Context, settings: RunSettings) -> str | None:
+    """Return why the check is not run, if it is not."""
+    if check.family == TIMING and settings.timing == "off":
+        return "timings are switched off (--bscheck-timing=off)"
+    if check.family == TIMING and "PYTEST_XDIST_WORKER" in os.environ:
+        return "timings are refused under pytest-xdist, where workers disturb each other: run without -n"
+    return check.applies(context)
+
+
+def _raised(error: BaseException) -> Reading:
+    return Reading(float("inf"), seen=f"{culprit(error)} raised {one_line(error)}", allowed="no error")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A case and what was read from it; no case where setting up failed already."""
+
+    case: Case | None
+    reading: Reading
+
+
+class _Broken(AssertionError):
+    """Tells Hypothesis that the drawn case breaks the promise."""
+
+
+class _Stop(BaseException):
+    """Ends a property from inside; Hypothesis lets it pass as it does a Ctrl-C."""
+
+
+class _NotApplicableHere(_Stop):
+    """A drawn case found the promise not applicable."""
+
+
+@dataclass
+class _Run:
+    """One check on one parameter, while it runs."""
+
+    check: Check
+    context: Context
+    settings: RunSettings
+    reason: str = ""
+    held: Counter[str] = field(default_factory=Counter)
+    good: dict[Case, None] = field(default_factory=dict)
+    broken: dict[Case, Reading] = field(default_factory=dict)
+    latest: _Seen | None = None
+    violated: _Seen | None = None
+    flaky: tuple[Reading, Reading] | None = None
+    worst: _Seen = _Seen(None, Reading(0.0))
+    verdicts: set[str] = field(default_factory=set)
+    deadline: float = float("inf")
+
+    def execute(self) -> None:
+        """Run the corners, then draw."""
+        for case in self.check.corners(self.context):
+            if self.violates(case):
+                self.violated = self.latest
+                return
+        self.draw(self.settings.examples(self.check))
+
+    def draw(self, examples: int) -> None:
+        """Draw cases until one fails and is shrunk, or `examples` of them have held."""
+        if examples <= 0:
+            return
+        from hypothesis.errors import Flaky
+
+        try:
+            with _no_constants_of_the_project():
+                _property(self, examples)()
+        except _Broken:
+            self.violated = self.latest
+        except _NotApplicableHere as stop:
+            raise NotApplicable(str(stop)) from None
+        except (_Stop, Flaky):
+            self.violated = _smallest(self.broken)
+        if self.flaky is not None:
+            self.violated = _unsteady(self.violated or self.latest, self.flaky)
+
+    def violates(self, case: Case) -> bool:
+        """Run one case, unless it has held before, and say whether it breaks the promise."""
+        if case in self.good:
+            return False
+        reading = attempt(self.check, self.context, case)
+        before = self.broken.get(case)
+        if reading.holds and before is not None:
+            self.flaky = (before, reading)
+            return False
+        self.verdicts |= {key for key in ("inconclusive", "reported") if reading.figures.get(key)}
+        if not reading.holds and not self._reported_only():
+            issue = self._covering(case)
+            if issue is None:
+                self.latest = _Seen(case, reading)
+                self.broken[case] = reading
+                return True
+            self.held[issue.id] += 1
+        elif reading.share >= self.worst.reading.share or not reading.holds:
+            self.worst = _Seen(case, reading)
+        self.good[case] = None
+        return False
+
+    def _reported_only(self) -> bool:
+        """Whether a broken bound is told but does not fail the run: timings where they are not gated."""
+        if self.check.family != TIMING or self.settings.gates_timing(self.context.environment):
+            return False
+        self.verdicts.add("reported")
+        return True
+
+    def _covering(self, case: Case) -> KnownIssue | None:
+        situation = {**self.context.param.as_dict(), **case.to_json()}
+        for issue in self.settings.known_issues:
+            if issue.covers(self.check.name, situation, self.context.environment):
+                return issue
+        return None
+
+    def result(self, seconds: float) -> Result:
+        """Return what is said of the check."""
+        seen = self.violated or self.worst
+        return Result(
+            check=self.check.name,
+            family=self.check.family,
+            param=self.context.param.as_dict(),
+            verdict=self._verdict(),
+            reason=self._reason(),
+            cases=len(self.good) + len(self.broken),
+            held=dict(self.held),
+            worst=seen.reading,
+            worst_case=describe(self.context, seen.case) if seen.case else "",
+            failure=self._failure(),
+            seconds=seconds,
+        )
+
+    def _verdict(self) -> Verdict:
+        if self.violated:
+            return Verdict.FAILED
+        if self.reason:
+            return Verdict.NOT_APPLICABLE
+        if self.held:
+            return Verdict.KNOWN_ISSUE
+        for verdict in (Verdict.INCONCLUSIVE, Verdict.REPORTED):
+            if verdict.value in self.verdicts:
+                return verdict
+        return Verdict.EXCEPTION if self.check.exception else Verdict.PASSED
+
+    def _reason(self) -> str:
+        if self.reason or self._verdict() != Verdict.REPORTED or self.settings.timing == "report":
+            return self.reason
+        return "no GPU (--bscheck-timing=gate)" if self.check.family == TIMING else ""
+
+    def _failure(self) -> Failure | None:
+        if self.violated is None:
+            return None
+        case, reading = self.violated.case, self.violated.reading
+        if case is None:
+            return Failure({}, f"{describe_param(self.context)}, while setting up", reading)
+        ablation = () if self.flaky else ablate(self.check, self.context, case, reading)
+        return Failure(case.to_json(), describe(self.context, case), reading, ablation)
+
+
+def describe_param(context: Context) -> str:
+    """Return the parameter in words."""
+    return ", ".join(value for _, value in context.param.members)
+
+
+def _property(run: _Run, examples: int) -> Callable[[], None]:
+    """Return the check as a Hypothesis property whose settings owe nothing to the host project's profile."""
+    import hypothesis
+    from hypothesis import HealthCheck, Phase, Verbosity
+    from hypothesis import strategies as st
+
+    cases = run.check.cases(run.context)
+
+    def holds(data: st.DataObject) -> None:
+        case = data.draw(cases, label="case")
+        if time.monotonic() > run.deadline:
+            raise _Stop
+        if _violates_while_drawing(run, case):
+            run.deadline = min(run.deadline, time.monotonic() + SHRINK_SECONDS)
+            raise _Broken
+
+    name = f"{run.check.name}[{run.context.param.id}]"
+    holds.__name__ = holds.__qualname__ = run.check.name
+    configure = hypothesis.settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=False,
+        phases=(Phase.generate, Phase.shrink),
+        report_multiple_bugs=False,
+        print_blob=False,
+        stateful_step_count=1,
+        suppress_health_check=list(HealthCheck),
+        verbosity=Verbosity.quiet,
+        backend="hypothesis",
+    )
+    seeded = hypothesis.seed(derive_seed(run.settings.seed, name))
+    return seeded(configure(hypothesis.given(st.data())(holds)))  # type: ignore[no-any-return]
+
+
+def _violates_while_drawing(run: _Run, case: Case) -> bool:
+    """Run a drawn case; bad input, our own bugs and *not applicable* end the property at once."""
+    try:
+        return run.violates(case)
+    except NotApplicable as reason:
+        if run.broken:  # met while shrinking: it does not excuse the failure
+            return False
+        raise _NotApplicableHere(str(reason)) from None
+
+
+@contextmanager
+def _no_constants_of_the_project() -> Iterator[None]:
+    """Keep Hypothesis from mixing constants it finds in the project's source files into the draws.
+
+    With them one seed draws other cases in another folder, or after an unrelated edit.
+    """
+    from unittest import mock
+
+    from hypothesis.internal.conjecture import providers
+
+    provider: Any = getattr(providers, "HypothesisProvider", None)
+    if not hasattr(provider, "_maybe_draw_constant"):  # Hypothesis before 6.131 has no such constants
+        yield
+        return
+    with mock.patch.object(provider, "_maybe_draw_constant", lambda *args, **kwargs: None):
+        yield
+
+
+def _smallest(broken: Mapping[Case, Reading]) -> _Seen | None:
+    """Return the simplest violation seen."""
+    if not broken:
+        return None
+    case = min(broken, key=_complexity)
+    return _Seen(case, broken[case])
+
+
+def _complexity(case: Case) -> tuple[int, int, int]:
+    """Return the order of simplicity: options switched on, then amounts, then the seed."""
+    options, amount = 0, 0
+    defaults = type(case)().to_json()
+    for key, value in case.to_json().items():
+        if key == "seed":
+            continue
+        parts: Sequence[Any] = value if isinstance(value, list) else [value]
+        numbers = [part for part in parts if type(part) is int]
+        amount += len(numbers) + sum(numbers)
+        options += not numbers and value != defaults[key]
+    return options, amount, case.seed
+
+
+def _unsteady(seen: _Seen | None, readings: tuple[Reading, Reading]) -> _Seen:
+    """Return the failure that says a case did not give the same answer twice."""
+    first, second = readings
+    text = (
+        f"not reproducible: one case broke the promise (share {first.share:.3g} of the bound"
+        f"{': ' + first.seen if first.seen else ''}) and held when run again (share {second.share:.3g})"
+    )
+    return _Seen(seen.case if seen else None, Reading(first.share, seen=text, allowed="the same answer twice"))

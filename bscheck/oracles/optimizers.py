@@ -1,0 +1,973 @@
+"""Optimizers as float64 NumPy recurrences, written from the papers, with the rounding each step may show.
+
+Every recurrence follows its paper's equations; where Keras documents or does something else, the recurrence
+does what Keras does and `Recurrence.differences` says so. `rounding_bound` runs the *same* recurrence on
+numbers that carry their error, so a bound can never belong to another formula than the value it bounds.
+
+Nothing here imports Keras: an optimizer is only ever handed in, and read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias, TypeGuard
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import NDArray
+
+__all__ = [
+    "RECURRENCES",
+    "Recurrence",
+    "hyperparameters",
+    "keras_slots",
+    "rounding_bound",
+    "with_weight_decay",
+]
+
+Array: TypeAlias = NDArray[np.float64]
+Slots: TypeAlias = dict[str, Array]
+State: TypeAlias = Mapping[str, Array]
+Hyper: TypeAlias = Mapping[str, float | bool]
+
+
+class Step(Protocol):
+    """One update: ``step(weight, slots, gradient, update=, learning_rate=, hyper=)``, pure, in float64."""
+
+    def __call__(
+        self,
+        weight: Array,
+        slots: State,
+        gradient: Array,
+        *,
+        update: int,
+        learning_rate: float,
+        hyper: Hyper,
+    ) -> tuple[Array, Slots]: ...
+
+
+@dataclass(frozen=True)
+class _Now:
+    """What an update depends on besides its arrays."""
+
+    update: int
+    learning_rate: float
+    hyper: Hyper
+
+
+_Rule: TypeAlias = Callable[[Array, State, Array, _Now], tuple[Array, Slots]]
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """An optimizer as its paper writes it, tied to the Keras class that claims to be it.
+
+    Attributes
+    ----------
+    name : str
+        Key in `RECURRENCES`.
+    keras_class : str
+        Name exported by ``keras.optimizers``.
+    options : Mapping[str, object]
+        Constructor options that select this variant of the class.
+    hyperparameters : tuple of str
+        Attributes read from the Keras optimizer by `hyperparameters`.
+    slots : tuple of str
+        State per weight, in Keras's order and under Keras's slot names.
+    source : str
+        Where the equations come from.
+    differences : tuple of str
+        Every place where Keras departs from the source, one sentence each.
+    step : Step
+        ``step(weight, slots, gradient, *, update, learning_rate, hyper) -> (new_weight, new_slots)``; all
+        arrays float64, `update` counts from 1, nothing is modified in place.
+    """
+
+    name: str
+    keras_class: str
+    options: Mapping[str, object]
+    hyperparameters: tuple[str, ...]
+    slots: tuple[str, ...]
+    source: str
+    differences: tuple[str, ...]
+    step: Step = field(repr=False)
+
+
+# --- the recurrences ---------------------------------------------------------------------------------------
+
+
+def _sgd(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Goodfellow, Bengio & Courville 2016, Algorithm 8.1."""
+    return weight - now.learning_rate * gradient, {}
+
+
+def _momentum(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Sutskever et al. 2013, equations 1 and 2."""
+    velocity = _cast(now.hyper, "momentum") * slots["momentum"] - now.learning_rate * gradient
+    return weight + velocity, {"momentum": velocity}
+
+
+def _nesterov(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Bengio, Boulanger-Lewandowski & Pascanu 2013, section 3.5, with a constant momentum."""
+    mu = _cast(now.hyper, "momentum")
+    velocity = mu * slots["momentum"] - now.learning_rate * gradient
+    step = mu * mu * slots["momentum"] - (1.0 + mu) * now.learning_rate * gradient
+    return weight + step, {"momentum": velocity}
+
+
+def _adam(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Kingma & Ba 2015, Algorithm 1 in the order of section 2, last paragraph (epsilon hat)."""
+    first = _average(slots["momentum"], gradient, now.hyper["beta_1"])
+    second = _average(slots["velocity"], np.square(gradient), now.hyper["beta_2"])
+    rate = _adam_rate(now)
+    new_weight = weight - rate * first / (np.sqrt(second) + now.hyper["epsilon"])
+    return new_weight, {"momentum": first, "velocity": second}
+
+
+def _amsgrad(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Reddi, Kale & Kumar 2018, Algorithm 2, with Adam's bias corrections in the rate."""
+    first = _average(slots["momentum"], gradient, now.hyper["beta_1"])
+    second = _average(slots["velocity"], np.square(gradient), now.hyper["beta_2"])
+    largest = np.maximum(slots["velocity_hat"], second)
+    rate = _adam_rate(now)
+    new_weight = weight - rate * first / (np.sqrt(largest) + now.hyper["epsilon"])
+    return new_weight, {"momentum": first, "velocity": second, "velocity_hat": largest}
+
+
+def _adam_rate(now: _Now) -> float:
+    """Kingma & Ba 2015, section 2: alpha_t = alpha sqrt(1 - beta_2^t) / (1 - beta_1^t)."""
+    first_correction = 1.0 - _cast(now.hyper, "beta_1") ** now.update
+    second_correction = 1.0 - _cast(now.hyper, "beta_2") ** now.update
+    rate: float = now.learning_rate * np.sqrt(second_correction) / first_correction
+    return rate
+
+
+def _rmsprop(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Hinton 2012, lecture 6e: divide the gradient by a running root mean square."""
+    mean_square = _average(slots["velocity"], np.square(gradient), now.hyper["rho"])
+    step = now.learning_rate * gradient / np.sqrt(mean_square + now.hyper["epsilon"])
+    return _travel(weight, slots, step, now, {"velocity": mean_square})
+
+
+def _rmsprop_centered(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Graves 2013, equations 38 to 41; without a momentum slot the step is taken as it is."""
+    mean_square = _average(slots["velocity"], np.square(gradient), now.hyper["rho"])
+    mean = _average(slots["average_gradient"], gradient, now.hyper["rho"])
+    step = now.learning_rate * gradient / np.sqrt(mean_square - np.square(mean) + now.hyper["epsilon"])
+    return _travel(weight, slots, step, now, {"velocity": mean_square, "average_gradient": mean})
+
+
+def _travel(weight: Array, slots: State, step: Array, now: _Now, new_slots: Slots) -> tuple[Array, Slots]:
+    """Take the step, through a momentum (Graves 2013, equations 40 and 41) where there is a slot for one."""
+    if "momentum" not in slots:
+        return weight - step, new_slots
+    momentum = now.hyper["momentum"] * slots["momentum"] + step
+    return weight - momentum, {**new_slots, "momentum": momentum}
+
+
+def _adagrad(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Duchi, Hazan & Singer 2011, Figure 1, diagonal case, the unconstrained composite mirror step."""
+    accumulator = slots["accumulator"] + np.square(gradient)
+    new_weight = weight - now.learning_rate * gradient / np.sqrt(accumulator + now.hyper["epsilon"])
+    return new_weight, {"accumulator": accumulator}
+
+
+def _adadelta(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Zeiler 2012, Algorithm 1, its update scaled by a learning rate."""
+    rho, epsilon = now.hyper["rho"], now.hyper["epsilon"]
+    squares = _average(slots["accumulated_grad"], np.square(gradient), rho)
+    step = np.sqrt(slots["accumulated_delta_var"] + epsilon) / np.sqrt(squares + epsilon) * gradient
+    steps = _average(slots["accumulated_delta_var"], np.square(step), rho)
+    return weight - now.learning_rate * step, {"accumulated_grad": squares, "accumulated_delta_var": steps}
+
+
+def _adamax(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Kingma & Ba 2015, Algorithm 2."""
+    first = _average(slots["momentum"], gradient, now.hyper["beta_1"])
+    norm = np.maximum(now.hyper["beta_2"] * slots["norm"], np.abs(gradient))
+    rate = now.learning_rate / (1.0 - _cast(now.hyper, "beta_1") ** now.update)
+    return weight - rate * first / (norm + now.hyper["epsilon"]), {"momentum": first, "norm": norm}
+
+
+def _nadam(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Dozat 2015, Algorithm 8, with the momentum schedule of its section 3.2 rescaled as Keras does."""
+    beta_1, beta_2 = _cast(now.hyper, "beta_1"), _cast(now.hyper, "beta_2")
+    mu = _nadam_mu(beta_1, _cast(now.hyper, "schedule_decay"), now.update)
+    mu_next = _nadam_mu(beta_1, _cast(now.hyper, "schedule_decay"), now.update + 1)
+    product = slots["u_product"] * _nadam_mu(now.hyper["beta_1"], now.hyper["schedule_decay"], now.update)
+    first = _average(slots["momentum"], gradient, beta_1)
+    second = _average(slots["velocity"], np.square(gradient), beta_2)
+    ahead = mu_next * first / (1.0 - mu_next * product) + (1.0 - mu) * gradient / (1.0 - product)
+    scale = np.sqrt(second / (1.0 - beta_2**now.update)) + now.hyper["epsilon"]
+    new_slots = {"momentum": first, "velocity": second, "u_product": product}
+    return weight - now.learning_rate * ahead / scale, new_slots
+
+
+def _nadam_mu(beta_1: float, schedule_decay: float, update: int) -> float:
+    """Dozat 2015, section 3.2: mu_t = mu (1 - 0.5 * 0.96^t)."""
+    mu: float = beta_1 * (1.0 - 0.5 * schedule_decay**update)
+    return mu
+
+
+def _lion(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Chen et al. 2023, Algorithm 2."""
+    direction = np.sign(_average(slots["momentum"], gradient, _cast(now.hyper, "beta_1")))
+    momentum = _average(slots["momentum"], gradient, _cast(now.hyper, "beta_2"))
+    return weight - now.learning_rate * direction, {"momentum": momentum}
+
+
+def _ftrl(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """McMahan et al. 2013, Algorithm 1, the weights solved for after the update."""
+    power = -now.hyper["learning_rate_power"]
+    l1, l2 = now.hyper["l1_regularization_strength"], now.hyper["l2_regularization_strength"]
+    shrinkage = 2.0 * now.hyper["l2_shrinkage_regularization_strength"]
+    accumulator = slots["accumulator"] + np.square(gradient)
+    sigma = (accumulator**power - slots["accumulator"] ** power) / now.learning_rate
+    linear = slots["linear"] + gradient + shrinkage * weight - sigma * weight
+    curvature = (now.hyper["beta"] + accumulator**power) / now.learning_rate + 2.0 * l2
+    new_weight = (np.minimum(np.maximum(linear, -l1), l1) - linear) / curvature
+    return new_weight, {"accumulator": accumulator, "linear": linear}
+
+
+def _lamb(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """You et al. 2020, Algorithm 2, with phi the identity and one layer per variable."""
+    first = _average(slots["momentum"], gradient, now.hyper["beta_1"])
+    second = _average(slots["velocity"], np.square(gradient), now.hyper["beta_2"])
+    first_hat = first / (1.0 - _cast(now.hyper, "beta_1") ** now.update)
+    second_hat = second / (1.0 - _cast(now.hyper, "beta_2") ** now.update)
+    ratio = first_hat / (np.sqrt(second_hat) + now.hyper["epsilon"])
+    trust = _trust_ratio(np.sqrt(np.square(weight).sum()), np.sqrt(np.square(ratio).sum()))
+    return weight - now.learning_rate * trust * ratio, {"momentum": first, "velocity": second}
+
+
+def _adafactor(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Shazeer & Stern 2018, Algorithm 4 (matrices) and 5 (vectors) with the settings of Algorithm 6."""
+    squares = np.square(gradient) + now.hyper["epsilon_1"]
+    forget = now.update ** now.hyper["beta_2_decay"]  # 1 - beta_2t
+    new_slots = dict(slots)
+    if weight.ndim < 2:
+        second = _blend(slots["velocity"], squares, forget)
+    else:
+        row = _blend(slots["r"], squares.mean(axis=-1), forget)
+        column = _blend(slots["c"], squares.mean(axis=-2), forget)
+        second = (row / row.mean(axis=-1, keepdims=True))[..., None] * column[..., None, :]
+        new_slots.update(r=row, c=column)
+    scaled = gradient / np.sqrt(second)
+    clipped = scaled / np.maximum(1.0, _rms(scaled) / now.hyper["clip_threshold"])
+    rho = np.minimum(now.learning_rate, 1.0 / np.sqrt(1.0 * now.update))
+    step = np.maximum(_cast(now.hyper, "epsilon_2"), _rms(weight)) * rho * clipped
+    new_slots["velocity"] = second
+    return weight - step, new_slots
+
+
+def _average(old: Array, new: Array, decay: float) -> Array:
+    """``decay * old + (1 - decay) * new``, the exponential moving average of every paper here."""
+    kept = 1.0 - decay
+    # Keras's `old + (new - old) * (1 - decay)` rounds `(1 - decay) * old` twice more than the paper's form.
+    return _allow(decay * old + kept * new, 2.0 * abs(kept) * np.abs(old))
+
+
+def _blend(old: Array, new: Array, forget: float) -> Array:
+    """The moving average again, given ``1 - decay``, which is the exact one of the pair for Adafactor."""
+    return _allow((1.0 - forget) * old + forget * new, 2.0 * np.abs(new))
+
+
+def _rms(values: Array) -> Array:
+    root: Array = np.sqrt(np.square(values).mean())
+    return root
+
+
+def _cast(hyper: Hyper, name: str) -> float:
+    """The hyperparameter as Keras's `ops.cast` leaves it, where `hyperparameters` recorded that."""
+    return hyper.get(f"cast_{name}", hyper[name])
+
+
+def _as_step(rule: _Rule) -> Step:
+    """The rule with the public, keyword-only signature."""
+
+    def step(
+        weight: Array,
+        slots: State,
+        gradient: Array,
+        *,
+        update: int,
+        learning_rate: float,
+        hyper: Hyper,
+    ) -> tuple[Array, Slots]:
+        return rule(weight, slots, gradient, _Now(update, learning_rate, hyper))
+
+    return step
+
+
+def _decayed(weight: Array, now: _Now) -> Array:
+    """Loshchilov & Hutter 2019, equation 1: the weights shrink by a share of themselves."""
+    loss = now.learning_rate * _cast(now.hyper, "weight_decay") * weight
+    # On torch Keras forms `1 - weight_decay * learning_rate` in float32 whatever the weights' dtype.
+    coarse = now.hyper.get("decay_unit", 0.0) * (np.abs(weight) + 3.0 * np.abs(loss))
+    return _allow(weight - loss, coarse, unit=1.0)
+
+
+def with_weight_decay(recurrence: Recurrence, weight_decay: float = 0.004) -> Recurrence:
+    """The recurrence with Keras's `weight_decay` option: decoupled, applied before the update.
+
+    Parameters
+    ----------
+    recurrence : Recurrence
+        Any entry of `RECURRENCES` that does not decay already.
+    weight_decay : float, default 0.004
+        Value for the constructor option; the value used by `step` is ``hyper["weight_decay"]``.
+
+    Returns
+    -------
+    Recurrence
+        Named ``"<name>_decayed"``.
+
+    Raises
+    ------
+    ValueError
+        If the recurrence decays already.
+    """
+    if "weight_decay" in recurrence.hyperparameters:
+        raise ValueError(f"recurrence {recurrence.name!r} decays already")
+
+    def rule(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+        return recurrence.step(
+            _decayed(weight, now),
+            slots,
+            gradient,
+            update=now.update,
+            learning_rate=now.learning_rate,
+            hyper=now.hyper,
+        )
+
+    return replace(
+        recurrence,
+        name=f"{recurrence.name}_decayed",
+        options={**recurrence.options, "weight_decay": weight_decay},
+        hyperparameters=(*recurrence.hyperparameters, "weight_decay"),
+        source=f"{recurrence.source}; decay: {_DECAY_SOURCE}",
+        differences=(*recurrence.differences, *_DECAY_DIFFERENCES),
+        step=_as_step(rule),
+    )
+
+
+# --- sources, and where Keras departs from them ------------------------------------------------------------
+
+_KINGMA = "Kingma & Ba 2015, Adam: A Method for Stochastic Optimization, arXiv:1412.6980"
+_GRAVES = "Graves 2013, Generating Sequences With Recurrent Neural Networks, arXiv:1308.0850, equations 38-41"
+_HINTON = "Hinton 2012, Neural Networks for Machine Learning, lecture 6e, slide 29"
+_DECAY_SOURCE = "Loshchilov & Hutter 2019, Decoupled Weight Decay Regularization, arXiv:1711.05101, Algo. 2"
+
+_CAST_NOTE = (
+    "on TensorFlow {0} passes through float32 before it reaches the weights' dtype, so float64 training uses "
+    "the float32 value."
+)
+_EPSILON_HAT = (
+    "epsilon is the paper's epsilon hat: added to sqrt(v) outside the bias correction, not to sqrt(v hat)."
+)
+_ADAM_CAST = _CAST_NOTE.format("beta in the bias corrections (not in the moving averages)")
+_DECAY_DIFFERENCES = (
+    "the decay is multiplied by the learning rate, where only the paper's schedule multiplier eta scales it.",
+    "the decay is applied before the update and rounded on its own, where the paper subtracts one sum.",
+    _CAST_NOTE.format("weight_decay"),
+    "on torch the factor 1 - weight_decay * learning_rate is formed in float32, also for float64 weights.",
+)
+_INSIDE_ROOT = "epsilon is added inside the square root, where the source {0}."
+_ADAM_DIFFERENCES = (_EPSILON_HAT, _ADAM_CAST)
+
+
+def _entry(
+    name: str,
+    keras_class: str,
+    rule: _Rule,
+    hyper: str = "",
+    slots: str = "",
+    *,
+    source: str,
+    differences: tuple[str, ...] = (),
+    **options: object,
+) -> Recurrence:
+    return Recurrence(
+        name=name,
+        keras_class=keras_class,
+        options=MappingProxyType(options),
+        hyperparameters=tuple(hyper.split()),
+        slots=tuple(slots.split()),
+        source=source,
+        differences=differences,
+        step=_as_step(rule),
+    )
+
+
+_ADAM = _entry(
+    "adam", "Adam", _adam, "beta_1 beta_2 epsilon", "momentum velocity",
+    source=f"{_KINGMA}, Algorithm 1 and section 2", differences=_ADAM_DIFFERENCES,
+)  # fmt: skip
+
+_ENTRIES = (
+    _entry(
+        "sgd", "SGD", _sgd,
+        source="Goodfellow, Bengio & Courville 2016, Deep Learning, Algorithm 8.1",
+    ),
+    _entry(
+        "momentum", "SGD", _momentum, "momentum", "momentum",
+        source="Sutskever, Martens, Dahl & Hinton 2013, On the importance of initialization and momentum in "
+        "deep learning, ICML, equations 1-2 (Polyak 1964)",
+        differences=(_CAST_NOTE.format("momentum"),), momentum=0.9,
+    ),
+    _entry(
+        "nesterov", "SGD", _nesterov, "momentum", "momentum",
+        source="Bengio, Boulanger-Lewandowski & Pascanu 2013, Advances in Optimizing Recurrent Networks, "
+        "arXiv:1212.0901, section 3.5",
+        differences=(
+            "the weights held are the look-ahead weights, as in Bengio et al.: Sutskever et al. 2013 "
+            "(equations 3-4) hold the others and evaluate the gradient ahead of them.",
+            "the momentum is constant, where the paper lets it follow a schedule.",
+            _CAST_NOTE.format("momentum"),
+        ),
+        momentum=0.9, nesterov=True,
+    ),
+    _ADAM,
+    _entry(
+        "amsgrad", "Adam", _amsgrad, "beta_1 beta_2 epsilon", "momentum velocity velocity_hat",
+        source="Reddi, Kale & Kumar 2018, On the Convergence of Adam and Beyond, arXiv:1904.09237, "
+        "Algorithm 2",
+        differences=(
+            "the rate carries Adam's bias corrections; the paper's algorithm has none.",
+            "the maximum is taken over v before the bias correction.",
+            "epsilon is added to sqrt(v hat); the paper divides by sqrt(v hat) alone.",
+            "the learning rate is as given, where the paper divides it by sqrt(t); there is no projection.",
+            _ADAM_CAST,
+        ),
+        amsgrad=True,
+    ),
+    replace(
+        with_weight_decay(_ADAM), name="adamw", keras_class="AdamW",
+    ),
+    _entry(
+        "rmsprop", "RMSprop", _rmsprop, "rho epsilon", "velocity",
+        source=_HINTON, differences=(_INSIDE_ROOT.format("has no epsilon"),),
+    ),
+    _entry(
+        "rmsprop_centered", "RMSprop", _rmsprop_centered, "rho epsilon", "velocity average_gradient",
+        source=_GRAVES,
+        differences=(
+            "without the momentum option the step is not smoothed; Graves always has a momentum of 0.9.",
+            "the default epsilon is 1e-7, Graves's 1e-4: when gradients repeat, v - mean^2 + epsilon can round "
+            "to a negative number, and the step to NaN.",
+        ),
+        centered=True,
+    ),
+    _entry(
+        "rmsprop_momentum", "RMSprop", _rmsprop, "rho epsilon momentum", "velocity momentum",
+        source=f"{_HINTON}; momentum: {_GRAVES}",
+        differences=(
+            _INSIDE_ROOT.format("(Hinton) has no epsilon"),
+            "the momentum slot holds the negative of Graves's, and is subtracted.",
+        ),
+        momentum=0.9,
+    ),
+    _entry(
+        "adagrad", "Adagrad", _adagrad, "epsilon", "accumulator",
+        source="Duchi, Hazan & Singer 2011, Adaptive Subgradient Methods, JMLR 12, Figure 1 (diagonal)",
+        differences=(
+            _INSIDE_ROOT.format("adds delta outside it"),
+            "the accumulator starts at initial_accumulator_value (0.1), the paper's sum at zero.",
+        ),
+    ),
+    _entry(
+        "adadelta", "Adadelta", _adadelta, "rho epsilon", "accumulated_grad accumulated_delta_var",
+        source="Zeiler 2012, ADADELTA: An Adaptive Learning Rate Method, arXiv:1212.5701, Algorithm 1",
+        differences=(
+            "the update is multiplied by a learning rate (default 0.001; the paper has none, that is 1), "
+            "and the accumulated updates are those before that factor.",
+        ),
+    ),
+    _entry(
+        "adamax", "Adamax", _adamax, "beta_1 beta_2 epsilon", "momentum norm",
+        source=f"{_KINGMA}, Algorithm 2",
+        differences=(
+            "epsilon is added to the infinity norm; the paper has none.",
+            _CAST_NOTE.format("beta_1 in the bias correction (not in the moving average)"),
+        ),
+    ),
+    _entry(
+        "nadam", "Nadam", _nadam, "beta_1 beta_2 epsilon", "momentum velocity u_product",
+        source="Dozat 2015, Incorporating Nesterov Momentum into Adam, CS229 report 054, Algorithm 8",
+        differences=(
+            "the momentum schedule is mu (1 - 0.5 * 0.96^t), where the paper's exponent is t / 250.",
+            "the first moment decays with the constant beta_1; only the look-ahead follows the schedule.",
+            "the second moment's correction is v / (1 - beta_2^t), without the paper's factor nu.",
+            _CAST_NOTE.format("beta_1, beta_2 and the 0.96 of the schedule (but not in the running product)"),
+        ),
+    ),
+    _entry(
+        "lion", "Lion", _lion, "beta_1 beta_2", "momentum",
+        source="Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, arXiv:2302.06675, "
+        "Algorithm 2",
+        differences=(
+            "weight decay is not part of the step: it is Keras's own option, taken before the update.",
+            _CAST_NOTE.format("beta_1 and beta_2"),
+        ),
+    ),
+    _entry(
+        "ftrl", "Ftrl", _ftrl,
+        "learning_rate_power l1_regularization_strength l2_regularization_strength "
+        "l2_shrinkage_regularization_strength beta",
+        "accumulator linear",
+        source="McMahan et al. 2013, Ad Click Prediction: a View from the Trenches, KDD, Algorithm 1",
+        differences=(
+            "the weights are solved for after the update, the paper does so before the next prediction.",
+            "l2_regularization_strength counts twice (2 * lambda_2 in the denominator).",
+            "sums of squares start at initial_accumulator_value (0.1) and weights at their initial values, "
+            "which the first update then forgets: the paper starts both at zero.",
+            "the power of the accumulator is an option (the paper's is 1/2).",
+            "l2_shrinkage_regularization_strength adds 2 * strength * weight to the gradient in the linear "
+            "term only; the paper has none.",
+        ),
+    ),
+    _entry(
+        "lamb", "Lamb", _lamb, "beta_1 beta_2 epsilon", "momentum velocity",
+        source="You et al. 2020, Large Batch Optimization for Deep Learning, arXiv:1904.00962, Algorithm 2",
+        differences=(
+            "weight decay stays outside the trust ratio: it is Keras's own option, taken before the update.",
+            "phi is the identity, and the ratio is 1 where either norm is zero.",
+            "a layer is one variable, so a kernel and its bias have a ratio each.",
+            _CAST_NOTE.format("beta in the bias corrections (not in the moving averages)"),
+        ),
+    ),
+    _entry(
+        "adafactor", "Adafactor", _adafactor,
+        "beta_2_decay epsilon_1 epsilon_2 clip_threshold relative_step", "r c velocity",
+        source="Shazeer & Stern 2018, Adafactor, arXiv:1804.04235, Algorithms 4-6",
+        differences=(
+            "rho_t = min(learning_rate, 1/sqrt(t)), where the paper's constant is 1e-2.",
+            "relative_step=False changes nothing: the minimum with 1/sqrt(t) is taken all the same.",
+            "row and column means stand for the paper's sums, which leaves their outer product unchanged.",
+            "the second moment of a matrix is stored too, which gives up the memory the factoring saves.",
+            _CAST_NOTE.format("epsilon_2"),
+        ),
+    ),
+)  # fmt: skip
+
+_RMSPROP_CENTERED_MOMENTUM = _entry(
+    "rmsprop_centered_momentum", "RMSprop", _rmsprop_centered,
+    "rho epsilon momentum", "velocity momentum average_gradient",
+    source=_GRAVES,
+    differences=(
+        "the momentum slot holds the negative of Graves's, and is subtracted.",
+        "the default epsilon is 1e-7, Graves's 1e-4.",
+    ),
+    centered=True, momentum=0.9,
+)  # fmt: skip
+
+RECURRENCES: Mapping[str, Recurrence] = MappingProxyType(
+    {entry.name: entry for entry in (*_ENTRIES, _RMSPROP_CENTERED_MOMENTUM)}
+)
+"""Every recurrence by name."""
+
+
+# --- reading a Keras optimizer -----------------------------------------------------------------------------
+
+_CAST_NAMES: Mapping[str, tuple[str, ...]] = {
+    "SGD": ("momentum",),
+    "Adam": ("beta_1", "beta_2"),
+    "AdamW": ("beta_1", "beta_2"),
+    "Adamax": ("beta_1",),
+    "Nadam": ("beta_1", "beta_2", "schedule_decay"),
+    "Lion": ("beta_1", "beta_2"),
+    "Lamb": ("beta_1", "beta_2"),
+    "Adafactor": ("epsilon_2",),
+}
+"""Hyperparameters that Keras sends through `ops.cast`; all others meet tensors as Python floats."""
+
+_NADAM_SCHEDULE_DECAY = 0.96  # Dozat 2015, section 3.2; not an attribute of Keras's Nadam
+
+_SLOT_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    "momentum": ("_momentums", "momentums", "_m"),
+    "velocity": ("_velocities", "_v"),
+    "velocity_hat": ("_velocity_hats",),
+    "average_gradient": ("_average_gradients",),
+    "accumulator": ("_accumulators",),
+    "accumulated_grad": ("_accumulated_grads",),
+    "accumulated_delta_var": ("_accumulated_delta_vars",),
+    "norm": ("_u",),
+    "linear": ("_linears",),
+    "u_product": ("_u_product",),
+    "r": ("_r",),
+    "c": ("_c",),
+}
+"""Where Keras 3.1 to 3.15 keeps each slot. Names serve where this fails; in 3.1 they do not say whose slot."""
+
+
+def keras_slots(optimizer: Any, index: int, recurrence: Recurrence) -> Slots:
+    """Read Keras's own state of one trainable variable.
+
+    Parameters
+    ----------
+    optimizer : keras.optimizers.Optimizer
+        Built optimizer.
+    index : int
+        Position of the variable in the list the optimizer was built with.
+    recurrence : Recurrence
+        Says which slots to read.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Float64 copies. `u_product` of Nadam is one scalar shared by all variables; `r` and `c` of Adafactor
+        are unused scalars for variables of fewer than two dimensions.
+
+    Raises
+    ------
+    LookupError
+        If the optimizer holds no such slot, for instance because it is not built.
+    """
+    return {slot: _read(variable) for slot, variable in _slot_variables(optimizer, index, recurrence).items()}
+
+
+def _slot_variables(optimizer: Any, index: int, recurrence: Recurrence) -> dict[str, Any]:
+    """The Keras variables themselves, for a test that wants to set them."""
+    return {slot: _slot_variable(optimizer, index, slot) for slot in recurrence.slots}
+
+
+def _slot_variable(optimizer: Any, index: int, slot: str) -> Any:
+    for attribute in _SLOT_ATTRIBUTES[slot]:
+        held = getattr(optimizer, attribute, None)
+        if held is not None and not isinstance(held, (list, tuple)):
+            return held
+        if held:
+            return held[index]
+    named = [variable for variable in optimizer.variables if _has_suffix(variable.name, slot)]
+    if index >= len(named):
+        found = ", ".join(str(variable.name) for variable in optimizer.variables)
+        missing = f"{type(optimizer).__name__} holds no slot {slot!r} for variable {index}"
+        raise LookupError(f"{missing}; build it first; it holds {found}")
+    return named[index]
+
+
+def _has_suffix(name: str, slot: str) -> bool:
+    return name == slot or (name.endswith(f"_{slot}") and not name.endswith("gradient_accumulator"))
+
+
+def _read(variable: Any) -> Array:
+    value = variable.numpy() if hasattr(variable, "numpy") else variable
+    return np.array(value, dtype=np.float64)
+
+
+def hyperparameters(optimizer: Any, recurrence: Recurrence, dtype: str) -> dict[str, float | bool]:
+    """Read the hyperparameters a recurrence needs, as Keras on its backend will use them.
+
+    A Python float given to Keras is used in two ways. Most meet a tensor directly and keep their float64
+    value for float64 weights. Some go through `ops.cast` first, which on TensorFlow makes a float32 of them; those
+    are returned twice, plainly and as ``cast_<name>``. On torch, optimizers without a fused implementation
+    (Lamb, Ftrl, Adafactor) round the plain ones to float32 too; where the rounding falls depends on the
+    expression, so ``operand_unit`` hands its size to `rounding_bound`, and ``decay_unit`` that of the decay.
+
+    Parameters
+    ----------
+    optimizer : keras.optimizers.Optimizer
+        Where the values are read.
+    recurrence : Recurrence
+        Says which.
+    dtype : str
+        Dtype of the weights.
+
+    Returns
+    -------
+    dict of str to float or bool
+        For `Recurrence.step` and `rounding_bound`.
+    """
+    values = {name: _scalar(getattr(optimizer, name)) for name in recurrence.hyperparameters}
+    if recurrence.keras_class == "Nadam":
+        values["schedule_decay"] = _NADAM_SCHEDULE_DECAY
+    backend = _backend(optimizer)
+    precision = _precision(dtype)
+    for name in (*_CAST_NAMES.get(recurrence.keras_class, ()), "weight_decay"):
+        if name in values:
+            value = values[name]
+            through = _round(value, _PRECISIONS["float32"]) if backend == "tensorflow" else value
+            values[f"cast_{name}"] = _round(through, precision)
+    if backend.startswith("torch"):
+        values["decay_unit"] = _PRECISIONS["float32"].unit
+        values["operand_unit"] = 0.0 if backend == "torch_fused" else _PRECISIONS["float32"].unit
+    return values
+
+
+def _scalar(value: Any) -> float | bool:
+    """A hyperparameter, which Keras lets be a number, a tensor, a function of nothing, or None."""
+    value = value() if callable(value) else value
+    if value is None or isinstance(value, bool):
+        return bool(value) if value is not None else 0.0
+    return float(value)
+
+
+def _backend(optimizer: Any) -> str:
+    """Which backend's base class the optimizer has; read from its ancestry, so nothing is imported."""
+    modules = " ".join(kind.__module__ for kind in type(optimizer).__mro__)
+    if "torch_parallel_optimizer" in modules:
+        return "torch_fused"
+    return next((name for name in ("tensorflow", "jax", "torch") if f"backend.{name}" in modules), "")
+
+
+# --- rounding ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Precision:
+    """`unit`: unit roundoff; `tiny`: smallest normal number (backends may flush what is below it to zero)."""
+
+    unit: float
+    tiny: float
+
+
+_PRECISIONS = {
+    "float64": _Precision(2.0**-53, 2.0**-1022),
+    "float32": _Precision(2.0**-24, 2.0**-126),
+    "float16": _Precision(2.0**-11, 2.0**-14),
+    "bfloat16": _Precision(2.0**-8, 2.0**-126),
+}
+
+_ORDERS = 2.0
+"""Keras may group sums and fuse products as it likes. A sum is charged with the magnitude of its terms, so
+one more addition over the same terms at most doubles what they were charged."""
+
+
+def rounding_bound(
+    recurrence: Recurrence,
+    weight: Array,
+    slots: Mapping[str, Array],
+    gradient: Array,
+    *,
+    update: int,
+    learning_rate: float,
+    hyper: Hyper,
+    dtype: str,
+) -> tuple[Array, Slots]:
+    """Bound ``|Keras - oracle|`` elementwise after one step from the same state.
+
+    Running error analysis (Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.3) of the
+    recurrence itself: every operation carries its operands' errors through without linearizing (sums add,
+    products and quotients expand, roots and powers are taken at both ends of the interval) and adds its own:
+
+    - a sum ``u (|x| + |y|)``, with the terms' magnitude in place of the result's, so that grouping does not
+      matter; a sum of n terms ``(n - 1) u`` times the sum of magnitudes;
+    - a product, quotient or root ``u |result|``; a power ``(4 + 2 |y log x|) u |result|``, since libraries
+      differ and may go by ``exp(y log x)``;
+    - `_average` two more roundings of ``(1 - decay) old``, for the form ``old + (new - old) (1 - decay)``;
+    - a hyperparameter ``u |value|`` where the dtype cannot hold it;
+    - the smallest normal number where a result may be flushed to zero.
+
+    Keras's error is at most twice that (see `_ORDERS`); the oracle's own, the same with u = 2^-53, is added.
+
+    Parameters
+    ----------
+    recurrence : Recurrence
+        The optimizer.
+    weight, slots, gradient, update, learning_rate, hyper
+        What was given to `Recurrence.step`.
+    dtype : str
+        Dtype Keras computed in: float64, float32, float16 or bfloat16.
+
+    Returns
+    -------
+    weight_bound : ndarray
+        Same shape as `weight`. Infinite where rounding decides the result, as for a denominator that may be
+        zero (centered RMSprop on repeated gradients).
+    slot_bounds : dict of str to ndarray
+        The same for every slot.
+
+    Raises
+    ------
+    ValueError
+        If the dtype is unknown.
+    """
+    keras_scalars = float(hyper.get("operand_unit", 0.0))
+    runs = ((_precision(dtype), keras_scalars, _ORDERS), (_PRECISIONS["float64"], 0.0, 1.0))
+    total_weight: Array = np.zeros(np.shape(weight))
+    total_slots: Slots = {name: np.zeros(np.shape(slot)) for name, slot in slots.items()}
+    for precision, scalar_unit, factor in runs:
+        exact = _Rounded.source(precision, scalar_unit)
+        arguments: dict[str, Any] = {"update": exact(update), "learning_rate": exact(learning_rate)}
+        tracked = {name: exact(slot) for name, slot in slots.items()}
+        with np.errstate(all="ignore"):
+            step: Any = recurrence.step
+            new_weight, new_slots = step(exact(weight), tracked, exact(gradient), hyper=hyper, **arguments)
+            total_weight = total_weight + _limit(new_weight, factor)
+            total_slots = {name: total_slots[name] + _limit(slot, factor) for name, slot in new_slots.items()}
+    return total_weight, total_slots
+
+
+def _limit(number: _Rounded, factor: float) -> Array:
+    bound = factor * number.error + number.precision.tiny
+    return np.where(np.isnan(bound), np.inf, bound)
+
+
+def _precision(dtype: str) -> _Precision:
+    if dtype not in _PRECISIONS:
+        raise ValueError(f"no unit roundoff known for dtype {dtype!r}; known: {', '.join(_PRECISIONS)}")
+    return _PRECISIONS[dtype]
+
+
+def _round(value: float, precision: _Precision) -> float:
+    """The nearest number of that precision, ties to even (range ignored)."""
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(round(mantissa / precision.unit) * precision.unit, exponent)
+
+
+class _Rounded(NDArrayOperatorsMixin):
+    """An array and a bound on its error, which NumPy's operators and functions carry along."""
+
+    __slots__ = ("error", "precision", "scalar_unit", "value")
+
+    def __init__(self, value: Any, error: Any, precision: _Precision, scalar_unit: float) -> None:
+        self.value: Array = np.asarray(value, dtype=np.float64)
+        self.error: Array = np.broadcast_to(np.asarray(error, dtype=np.float64), self.value.shape)
+        self.precision = precision
+        self.scalar_unit = scalar_unit
+
+    @staticmethod
+    def source(precision: _Precision, scalar_unit: float) -> Callable[[Any], _Rounded]:
+        """A maker of numbers that are exact to begin with."""
+        return lambda value: _Rounded(value, 0.0, precision, scalar_unit)
+
+    @property
+    def ndim(self) -> int:
+        return self.value.ndim
+
+    def like(self, value: Any, error: Any) -> _Rounded:
+        return _Rounded(value, error, self.precision, self.scalar_unit)
+
+    def lift(self, operand: Any) -> _Rounded:
+        """A plain number is a hyperparameter: it is rounded to the dtype unless it fits."""
+        if isinstance(operand, _Rounded):
+            return operand
+        number = float(operand)
+        unit = max(self.scalar_unit, self.precision.unit)
+        coarse = _Precision(unit, self.precision.tiny)
+        return self.like(number, 0.0 if _round(number, coarse) == number else unit * abs(number))
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        outcome = _OUTCOMES.get(ufunc)
+        if outcome is None or method != "__call__" or kwargs:
+            return NotImplemented
+        operands = [self.lift(operand) for operand in inputs]
+        value = ufunc(*(operand.value for operand in operands))
+        carried, rounded, exact = outcome(value, *operands)
+        own = np.where(exact, 0.0, rounded * self.precision.unit + self.precision.tiny)
+        return self.like(value, carried + own)
+
+    def __getitem__(self, key: Any) -> _Rounded:
+        return self.like(self.value[key], self.error[key])
+
+    def sum(self, axis: int | None = None, keepdims: bool = False) -> _Rounded:
+        total = self.value.sum(axis=axis, keepdims=keepdims)
+        magnitude = np.abs(self.value).sum(axis=axis, keepdims=keepdims)
+        additions = self.value.size / max(total.size, 1) - 1
+        error = self.error.sum(axis=axis, keepdims=keepdims) + additions * self.precision.unit * magnitude
+        return self.like(total, error)
+
+    def mean(self, axis: int | None = None, keepdims: bool = False) -> _Rounded:
+        total = self.sum(axis=axis, keepdims=keepdims)
+        mean: _Rounded = total / (self.value.size / max(total.value.size, 1))
+        return mean
+
+
+_Outcome: TypeAlias = tuple[Any, Any, Any]
+"""Error carried over from the operands, magnitude that is rounded, where the operation is exact."""
+
+
+def _is_zero(number: _Rounded) -> Any:
+    return (number.value == 0) & (number.error == 0)
+
+
+def _of_sum(value: Array, x: _Rounded, y: _Rounded) -> _Outcome:
+    return x.error + y.error, np.abs(x.value) + np.abs(y.value), _is_zero(x) | _is_zero(y)
+
+
+def _of_product(value: Array, x: _Rounded, y: _Rounded) -> _Outcome:
+    carried = x.error * np.abs(y.value) + np.abs(x.value) * y.error + x.error * y.error
+    return carried, np.abs(value), _is_zero(x) | _is_zero(y)
+
+
+def _of_quotient(value: Array, x: _Rounded, y: _Rounded) -> _Outcome:
+    room = np.abs(y.value) - y.error
+    carried = np.where(room > 0, (x.error + np.abs(value) * y.error) / np.where(room > 0, room, 1.0), np.inf)
+    return carried, np.abs(value), _is_zero(x)
+
+
+def _of_square(value: Array, x: _Rounded) -> _Outcome:
+    return _of_product(value, x, x)
+
+
+def _of_root(value: Array, x: _Rounded) -> _Outcome:
+    low = np.maximum(x.value - x.error, 0.0)
+    # sqrt(x) - sqrt(x - e) without its cancellation; the upper end is nearer. Below zero, anything goes.
+    inside = x.error / (value + np.sqrt(low))
+    carried = np.where(x.value > x.error, inside, np.sqrt(np.abs(x.value) + x.error))
+    return np.where(_is_zero(x), 0.0, carried), value, _is_zero(x)
+
+
+def _of_power(value: Array, x: _Rounded, y: _Rounded) -> _Outcome:
+    bases = (np.maximum(x.value - x.error, 0.0), x.value + x.error)
+    exponents = (y.value - y.error, y.value + y.error)
+    corners = np.max([np.abs(np.power(b, e) - value) for b in bases for e in exponents], axis=0)
+    carried = np.where((x.error > 0) | (y.error > 0), corners, 0.0)
+    logarithm = np.abs(y.value * np.log(np.where(x.value > 0, x.value, 1.0)))
+    return carried, np.abs(value) * (4.0 + 2.0 * logarithm), _is_zero(x)
+
+
+def _of_sign(value: Array, x: _Rounded) -> _Outcome:
+    undecided = (np.abs(x.value) <= x.error) & ~_is_zero(x)
+    return np.where(undecided, 1.0 + np.abs(value), 0.0), 0.0, True
+
+
+def _of_extreme(value: Array, x: _Rounded, y: _Rounded) -> _Outcome:
+    return np.maximum(x.error, y.error), 0.0, True
+
+
+def _of_magnitude(value: Array, x: _Rounded) -> _Outcome:
+    return x.error, 0.0, True
+
+
+_OUTCOMES: Mapping[np.ufunc, Callable[..., _Outcome]] = {
+    np.add: _of_sum,
+    np.subtract: _of_sum,
+    np.multiply: _of_product,
+    np.divide: _of_quotient,
+    np.square: _of_square,
+    np.sqrt: _of_root,
+    np.power: _of_power,
+    np.sign: _of_sign,
+    np.maximum: _of_extreme,
+    np.minimum: _of_extreme,
+    np.absolute: _of_magnitude,
+    np.negative: _of_magnitude,
+}
+
+
+def _is_rounded(number: object) -> TypeGuard[_Rounded]:
+    return isinstance(number, _Rounded)
+
+
+def _allow(number: Array, magnitude: Any, unit: float | None = None) -> Array:
+    """Charge a tracked number with more rounding of that magnitude; a plain array passes through."""
+    if not _is_rounded(number):
+        return number
+    extra = magnitude.value if _is_rounded(magnitude) else magnitude
+    charged: Any = number.like(number.value, number.error + extra * (unit or number.precision.unit))
+    widened: Array = charged
+    return widened
+
+
+def _trust_ratio(weight_norm: Any, step_norm: Any) -> Any:
+    """You et al. 2020: the ratio of the norms, 1 where either is zero; infinite error where undecided."""
+    if not _is_rounded(weight_norm) or not _is_rounded(step_norm):
+        return weight_norm / step_norm if weight_norm > 0 and step_norm > 0 else 1.0
+    if _is_zero(weight_norm) or _is_zero(step_norm):
+        return weight_norm.like(1.0, 0.0)
+    ratio = weight_norm / step_norm
+    return ratio if weight_norm.value > weight_norm.error else ratio.like(ratio.value, np.inf)

@@ -1,0 +1,179 @@
+"""The models the gate ships with: small, and each with a trait that accumulation is known to trip over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from bscheck.runtime import keras_module
+from bscheck.subject import Subject
+
+FEATURES = 4
+STEPS = 5
+UNITS = 3
+
+
+def _dense() -> Any:
+    keras = keras_module()
+    return keras.Sequential(
+        [
+            keras.Input((FEATURES,)),
+            keras.layers.Dense(5, activation="tanh", kernel_regularizer=keras.regularizers.L2(0.01)),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+def _convolution() -> Any:
+    keras = keras_module()
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            keras.layers.Conv2D(3, 3, activation="gelu"),
+            keras.layers.MaxPooling2D(2),
+            keras.layers.Flatten(),
+            keras.layers.Dense(1),
+        ]
+    )
+
+
+def _recurrent(layer: str) -> Callable[[], Any]:
+    def build() -> Any:
+        keras = keras_module()
+        return keras.Sequential(
+            [
+                keras.Input((STEPS, FEATURES)),
+                keras.layers.Masking(0.0),
+                getattr(keras.layers, layer)(UNITS),
+                keras.layers.Dense(1),
+            ]
+        )
+
+    return build
+
+
+def _attention() -> Any:
+    keras = keras_module()
+    inputs = keras.Input((STEPS, FEATURES))
+    attended = keras.layers.MultiHeadAttention(num_heads=2, key_dim=2)(inputs, inputs)
+    normal = keras.layers.LayerNormalization()(keras.layers.Add()([inputs, attended]))
+    pooled = keras.layers.GlobalAveragePooling1D()(normal)
+    return keras.Model(inputs, keras.layers.Dense(2)(pooled))
+
+
+def _embedding() -> Any:
+    keras = keras_module()
+    return keras.Sequential(
+        [
+            keras.Input((STEPS,), dtype="int32"),
+            keras.layers.Embedding(7, 3),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(1),
+        ]
+    )
+
+
+def _two_outputs() -> Any:
+    keras = keras_module()
+    inputs = keras.Input((FEATURES,))
+    hidden = keras.layers.Dense(4, activation="softplus")(inputs)
+    return keras.Model(
+        inputs, [keras.layers.Dense(2, name="value")(hidden), keras.layers.Dense(3, name="label")(hidden)]
+    )
+
+
+def _batch_norm() -> Any:
+    keras = keras_module()
+    return keras.Sequential(
+        [
+            keras.Input((FEATURES,)),
+            keras.layers.Dense(4),
+            keras.layers.BatchNormalization(),
+            keras.layers.Activation("tanh"),
+            keras.layers.Dense(1),
+        ]
+    )
+
+
+def _rows(seed: int) -> np.random.Generator:
+    return np.random.default_rng((seed, 0xB5))
+
+
+def _vectors(seed: int, size: int, *, shape: tuple[int, ...] = (FEATURES,), outputs: int = 1) -> Any:
+    rng = _rows(seed)
+    return rng.normal(size=(size, *shape)), rng.normal(size=(size, outputs))
+
+
+def _labelled(seed: int, size: int) -> Any:
+    rng = _rows(seed)
+    return rng.normal(size=(size, FEATURES)), rng.integers(0, 3, size)
+
+
+def _sequences(seed: int, size: int) -> Any:
+    """Sequences of unequal lengths, padded with the mask value; never empty."""
+    rng = _rows(seed)
+    x = rng.normal(size=(size, STEPS, FEATURES))
+    lengths = rng.integers(1, STEPS + 1, size)
+    x[np.arange(STEPS)[None, :] >= lengths[:, None]] = 0.0
+    return x, rng.integers(0, 2, (size, 1)).astype("float64")
+
+
+def _ids(seed: int, size: int) -> Any:
+    """Ids from a small vocabulary, so that rows repeat within an example and between examples."""
+    rng = _rows(seed)
+    return rng.integers(0, 7, (size, STEPS)).astype("int32"), rng.normal(size=(size, 1))
+
+
+def _two_targets(seed: int, size: int) -> Any:
+    rng = _rows(seed)
+    x, value, label = rng.normal(size=(size, FEATURES)), rng.normal(size=(size, 2)), rng.integers(0, 3, size)
+    return x, [value, label]
+
+
+def _loss(name: str, **options: Any) -> Callable[[], Any]:
+    return lambda: getattr(keras_module().losses, name)(**options)
+
+
+
+def _make() -> dict[str, Callable[[], Subject]]:
+    sparse_labels = _loss("SparseCategoricalCrossentropy", from_logits=True)
+    binary = _loss("BinaryCrossentropy", from_logits=True)
+    return {
+        "dense": lambda: Subject(
+            "dense", build=_dense, data=_labelled, loss=sparse_labels(), metrics=("accuracy",)
+        ),
+        "convolution": lambda: Subject(
+            "convolution",
+            build=_convolution,
+            data=lambda seed, size: _vectors(seed, size, shape=(6, 6, 2)),
+            loss="mean_squared_error",
+            metrics=("mean_absolute_error",),
+        ),
+        "lstm": lambda: Subject("lstm", build=_recurrent("LSTM"), data=_sequences, loss=binary()),
+        "gru": lambda: Subject("gru", build=_recurrent("GRU"), data=_sequences, loss=binary()),
+        "attention": lambda: Subject(
+            "attention",
+            build=_attention,
+            data=lambda seed, size: _vectors(seed, size, shape=(STEPS, FEATURES), outputs=2),
+            loss="huber",
+        ),
+        "embedding": lambda: Subject(
+            "embedding", build=_embedding, data=_ids, loss="mean_squared_error", optimizer="adam"
+        ),
+        "two_outputs": lambda: Subject(
+            "two_outputs",
+            build=_two_outputs,
+            data=_two_targets,
+            loss=["mean_squared_error", sparse_labels()],
+            metrics=(["mean_absolute_error"], ["accuracy"]),
+        ),
+        "batch_norm": lambda: Subject(
+            "batch_norm", build=_batch_norm, data=_vectors, loss="mean_squared_error"
+        ),
+    }
+
+
+#: Factories by name: a subject is made when a check asks for it, so that listing them needs no Keras.
+REFERENCE_SUBJECTS: Mapping[str, Callable[[], Subject]] = _make()

@@ -1,0 +1,138 @@
+"""Readings, verdicts and results: what a check says of a case, and what a run says of a check."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Verdict(StrEnum):
+    """What is said of one check on one parameter; nothing is dropped in silence."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    KNOWN_ISSUE = "known issue"
+    EXCEPTION = "contract exception"
+    NOT_APPLICABLE = "not applicable"
+    INCONCLUSIVE = "inconclusive"
+    REPORTED = "reported"
+
+
+class NotApplicable(Exception):  # noqa: N818 - a verdict, not an error
+    """Raised by a check whose promise does not apply; ``str()`` is the reason."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One case held against its bound.
+
+    Attributes
+    ----------
+    share : float
+        Size of the difference as a share of what is allowed; above 1, or not a number, the promise is broken.
+    where : str
+        The worst place, for example ``kernel[3,0] after update 1``.
+    seen : str
+        One sentence: how far off, relative to what; meant for the failure text.
+    allowed : str
+        What the bound is, in the same unit as `seen`.
+    cause : str
+        What can be said of the cause, for example ``gradients agree; their application does not``.
+    figures : mapping
+        Further measured figures for the record.
+    """
+
+    share: float
+    where: str = ""
+    seen: str = ""
+    allowed: str = ""
+    cause: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the promise holds for this case."""
+        return self.share <= 1.0
+
+
+def worst(readings: Iterable[Reading]) -> Reading:
+    """Return the reading with the largest share; one that is not a number is worse than any."""
+    return max(readings, key=lambda r: math.inf if math.isnan(r.share) else r.share, default=Reading(0.0))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The smallest case that breaks a promise, ready to be told.
+
+    Attributes
+    ----------
+    case : dict
+        The case as JSON.
+    situation : str
+        Parameter and case in words.
+    reading : Reading
+        What was seen.
+    ablation : tuple of str
+        One phrase for each option switched off: ``decay=none: still fails``.
+    like : str
+        The known defect this looks like, or "".
+    """
+
+    case: Mapping[str, Any]
+    situation: str
+    reading: Reading
+    ablation: tuple[str, ...] = ()
+    like: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check on one parameter.
+
+    Attributes
+    ----------
+    check, family : str
+        Registered names.
+    param : dict of str
+        The surface members and subject that pytest parametrizes over.
+    cases : int
+        Executions of Keras held against an oracle; skips and repeats do not count.
+    held : dict of int
+        Cases excused by each known issue.
+    worst : Reading
+        The case that came nearest to its bound.
+    worst_case : str
+        That case in words.
+    seconds : float
+        Wall time of the check, setting up included.
+    """
+
+    check: str
+    family: str
+    param: Mapping[str, str]
+    verdict: Verdict
+    reason: str = ""
+    cases: int = 0
+    held: Mapping[str, int] = field(default_factory=dict)
+    worst: Reading = Reading(0.0)
+    worst_case: str = ""
+    failure: Failure | None = None
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON object; infinities and NaN become strings."""
+        return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Verdict) else value

@@ -1,0 +1,99 @@
+"""The backends behind one small interface; only this package imports TensorFlow, JAX or torch."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from bscheck.errors import MissingEnvironmentError, one_line, unknown
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+class Runtime(Protocol):
+    """What a backend does for bscheck. Tensors stay behind this interface; NumPy arrays cross it."""
+
+    name: str
+    #: Execution modes; the first is the one users get from ``fit``.
+    modes: tuple[str, ...]
+    #: Whether every new shape costs a compilation, so that cases must reuse few shapes.
+    compiles_per_shape: bool
+
+    def precision_scope(self, dtype: str) -> AbstractContextManager[Any]:
+        """Return the scope in which the dtype policy `dtype` really computes in that dtype."""
+
+    def compile(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+        """Return `function` (tensors in, tensors out, Keras variables as state) in the execution mode."""
+
+    def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
+        """Return ``f(x, y, w) -> (loss, list of dense gradients)`` over the trainable variables."""
+
+    def training_step(
+        self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str
+    ) -> Callable[..., None]:
+        """Return ``f(x, y, w)``: gradient of one micro-batch given to ``optimizer.apply``."""
+
+    def apply_function(self, optimizer: Any, variables: Sequence[Any], mode: str) -> Callable[..., None]:
+        """Return ``f(gradients)`` that gives NumPy gradients (or `sparse` ones) to ``optimizer.apply``."""
+
+    def sparse(self, rows: Any, values: Any, shape: tuple[int, ...]) -> Any:
+        """Return a gradient of some rows, or None where the backend has no such gradients."""
+
+    def is_sparse(self, gradient: Any) -> bool:
+        """Whether a gradient holds some rows only."""
+
+    def dense(self, gradient: Any) -> Any:
+        """Return a gradient as a dense tensor; repeated rows are added."""
+
+    def synchronize(self) -> None:
+        """Wait until all work given to the device is done."""
+
+    def describe(self) -> dict[str, str]:
+        """Return backend_version, device (``cpu`` or ``gpu``), device_name, threads and tf32."""
+
+
+def keras_module() -> Any:
+    """Return the installed Keras.
+
+    Raises
+    ------
+    MissingEnvironmentError
+        With one line that says what to install, when Keras or its backend cannot be imported.
+    """
+    try:
+        return importlib.import_module("keras")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing == "keras":
+            text = "Keras is not installed here; install it with a backend: pip install 'bscheck[cpu]'"
+        elif missing in BACKENDS:
+            extra = {"tensorflow": "cpu"}.get(missing, missing)
+            text = (
+                f"Keras's backend {missing!r} is not installed here; install it (pip install "
+                f"'bscheck[{extra}]') or choose another with KERAS_BACKEND={'|'.join(BACKENDS)}"
+            )
+        else:
+            text = f"Keras cannot be imported: {one_line(error)}"
+        raise MissingEnvironmentError(text) from error
+    except Exception as error:
+        raise MissingEnvironmentError(f"Keras cannot be imported: {one_line(error)}") from error
+
+
+@functools.cache
+def current() -> Runtime:
+    """Return the runtime of the backend that Keras runs on.
+
+    Raises
+    ------
+    MissingEnvironmentError
+        When Keras is missing or runs on a backend that bscheck does not know.
+    """
+    backend = keras_module().backend.backend()
+    if backend not in BACKENDS:
+        raise MissingEnvironmentError(unknown("Keras backend", backend, BACKENDS))
+    module = importlib.import_module(f"bscheck.runtime.{backend}_runtime")
+    runtime: Runtime = module.RUNTIME
+    return runtime

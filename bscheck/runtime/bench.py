@@ -1,0 +1,313 @@
+"""A subject built once at one precision, with its weights, gradients and training steps within reach."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bscheck.errors import SubjectError, one_line
+from bscheck.runtime import current, keras_module
+from bscheck.runtime.probe import applied, history, make_probe
+from bscheck.subject import Subject, map_leaves
+
+Array = np.ndarray[Any, Any]
+
+#: Micro-batches that a probe can record in one window.
+CAPACITY = 8
+
+
+@contextlib.contextmanager
+def precision(dtype: str) -> Iterator[None]:
+    """Build and run under the dtype policy `dtype`, then restore floatx and policy."""
+    keras = keras_module()
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    with current().precision_scope(dtype):
+        try:
+            keras.config.set_floatx("float64" if dtype == "float64" else "float32")
+            keras.config.set_dtype_policy(dtype)
+            yield
+        finally:
+            keras.config.set_floatx(floatx)
+            keras.config.set_dtype_policy(policy)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Fix Keras's, NumPy's and Python's global seeds, then restore Python's and NumPy's state."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        keras_module().utils.set_random_seed(seed)
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def build_model(subject: Subject, dtype: str) -> Any:
+    """Return a new model of the subject under the dtype policy, with its weights built.
+
+    Raises
+    ------
+    SubjectError
+        When ``build`` raises, returns something else than a ``keras.Model``, or cannot be called on its data.
+    """
+    keras = keras_module()
+    with seeded(0), precision(dtype):
+        try:
+            model = subject.build()
+        except Exception as error:
+            raise SubjectError(f"Subject {subject.name!r}: build() raised {one_line(error)}") from error
+        if not isinstance(model, keras.Model):
+            raise SubjectError(
+                f"Subject {subject.name!r}: build() must return a keras.Model; got {type(model).__name__}"
+            )
+        if not model.built:
+            x, _, _ = subject.draw(0, 2)
+            try:
+                model(map_leaves(keras.ops.convert_to_tensor, x))
+            except Exception as error:
+                raise SubjectError(
+                    f"Subject {subject.name!r}: the model cannot be called on its data: {one_line(error)}"
+                ) from error
+    return model
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one window of micro-batches did.
+
+    Attributes
+    ----------
+    applied : array, shape (parameters,)
+        The gradient that reached the update, float64.
+    micro : array, shape (micro-batches, parameters), or None
+        The step's own micro-batch gradients, float64; None where they cannot be seen.
+    updates : int
+        How many updates were made.
+    """
+
+    applied: Array
+    micro: Array | None
+    updates: int
+
+
+class Bench:
+    """One built model and its compiled functions; every method leaves nothing behind that the next one sees.
+
+    Attributes
+    ----------
+    model : keras.Model
+    names : list of str
+        Path of each trainable variable, without the model's own prefix.
+    shapes : list of tuple
+    """
+
+    def __init__(self, subject: Subject, dtype: str) -> None:
+        self.subject = subject
+        self.dtype = dtype
+        self.runtime = current()
+        self.model = build_model(subject, dtype)
+        self.keras = keras_module()
+        self._compile_model("sgd")
+        self.names = _names(self.model)
+        self.shapes = [tuple(v.shape) for v in self.model.trainable_variables]
+        self.lengths = [int(np.prod(shape, dtype=int)) for shape in self.shapes]
+        if not self.lengths:
+            raise SubjectError(f"Subject {subject.name!r}: the model has no trainable weights")
+        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._initial = [np.array(self.keras.ops.convert_to_numpy(v)) for v in self.model.variables]
+        self._functions: dict[Any, Callable[..., Any]] = {}
+        self._probes: dict[Any, Any] = {}
+        self._trainers: dict[Any, Any] = {}
+
+    def _compile_model(self, optimizer: Any, model: Any = None, **options: Any) -> None:
+        with precision(self.dtype):
+            (model or self.model).compile(
+                optimizer=optimizer, loss=self.subject.loss, metrics=list(self.subject.metrics) or None, **options
+            )
+
+    # Weights -------------------------------------------------------------------------------------------
+
+    @property
+    def initial(self) -> Array:
+        """The trainable weights as built, one flat float64 vector."""
+        trainable = {id(v) for v in self.model.trainable_variables}
+        parts = [
+            value
+            for v, value in zip(self.model.variables, self._initial, strict=True)
+            if id(v) in trainable
+        ]
+        return np.concatenate([np.asarray(p, np.float64).ravel() for p in parts])
+
+    def split(self, flat: Array) -> list[Array]:
+        """Return a flat vector's parts, shaped as the trainable variables."""
+        return [
+            flat[start : start + length].reshape(shape)
+            for start, length, shape in zip(self.offsets, self.lengths, self.shapes, strict=False)
+        ]
+
+    def set_weights(self, flat: Array) -> None:
+        """Assign the trainable weights and give every other variable its first value again."""
+        trainable = {id(v) for v in self.model.trainable_variables}
+        for variable, value in zip(self.model.variables, self._initial, strict=True):
+            if id(variable) not in trainable:
+                variable.assign(value)
+        for variable, value in zip(self.model.trainable_variables, self.split(flat), strict=True):
+            variable.assign(np.asarray(value).astype(variable.dtype))
+
+    def weights(self) -> Array:
+        """Return the trainable weights as one flat float64 vector."""
+        return flatten([self.keras.ops.convert_to_numpy(v) for v in self.model.trainable_variables])
+
+    # Gradients -----------------------------------------------------------------------------------------
+
+    def loss(self, x: Any, y: Any, w: Any) -> Any:
+        """Return Keras's training loss of a batch of tensors, penalties included."""
+        y_pred = self.model(x, training=True)
+        return self.model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=w)
+
+    def cast(self, batch: Sequence[Any]) -> tuple[Any, Any, Any]:
+        """Return a batch with floating-point arrays in the precision that Keras's ``fit`` would give them."""
+        floatx = "float64" if self.dtype == "float64" else "float32"
+
+        def convert(a: Any) -> Any:
+            a = np.asarray(a)
+            return a.astype(floatx) if a.dtype.kind == "f" else a
+
+        x, y, w = batch
+        return map_leaves(convert, x), map_leaves(convert, y), None if w is None else convert(w)
+
+    def gradient(self, batch: Sequence[Any], mode: str) -> tuple[float, Array]:
+        """Return the loss and the flat float64 gradient of one batch at the present weights."""
+        x, y, w = self.cast(batch)
+        key = ("gradient", mode, w is None)
+        with precision(self.dtype):
+            if key not in self._functions:
+                self._functions[key] = self.runtime.gradient_function(self.model, self.loss, mode)
+            loss, flat = self._functions[key](x, y, w)
+        return float(loss), np.asarray(flat, np.float64)
+
+    # Windows of micro-batches --------------------------------------------------------------------------
+
+    def accumulate(self, micro_batches: Sequence[Any], path: str, mode: str) -> Window:
+        """Run one window through the step under test and return what reached the update.
+
+        Parameters
+        ----------
+        micro_batches : sequence of (x, y, sample_weight)
+        path : str
+            ``loop`` (gradient, then ``optimizer.apply``), ``train_on_batch``, ``fit``, or ``step`` for the
+            subject's own step.
+        mode : str
+            Execution mode; a subject's own step chooses its own.
+        """
+        batches = [self.cast(batch) for batch in micro_batches]
+        k = len(batches)
+        weights = self.weights()
+        with precision(self.dtype):
+            model, probe, run = self._window_runner(path, mode, k, batches[0][2] is None)
+            self._reset(probe)
+            run(batches)
+            gradients, updates = applied(probe)
+            micro = None if path == "step" else [h[:k] for h in history(probe)]
+        if model is self.model:
+            self.set_weights(weights)
+        rows = None if micro is None else np.concatenate(
+            [m.reshape(k, -1).astype(np.float64) for m in micro], axis=1
+        )
+        return Window(flatten(gradients), rows, max(updates))
+
+    def _window_runner(self, path: str, mode: str, k: int, unweighted: bool) -> Any:
+        key = (path, mode, k, unweighted)
+        if key not in self._probes:
+            probe = make_probe(CAPACITY, None if path == "step" else k)
+            if not probe.built:
+                probe.build(self.model.trainable_variables)
+            self._remember(probe)
+            self._probes[key] = (self.model, probe, self._runner(path, mode, k, probe))
+        return self._probes[key]
+
+    def _runner(self, path: str, mode: str, k: int, probe: Any) -> Callable[..., None]:
+        if path == "step":
+            return lambda batches: _user_step(self.subject, self.model, probe, batches)
+        if path == "loop":
+            step = self.runtime.training_step(self.model, self.loss, probe, mode)
+            return lambda batches: [step(*b) for b in batches] and None
+        options = {"run_eagerly": mode == "eager", "jit_compile": mode == "jit"}
+        self._compile_model(probe, **options)
+        functions: dict[str, Any] = {}
+
+        def run(batches: Sequence[Any]) -> None:
+            # One model serves every path, so each runner brings back what compile() made for it.
+            if self.model.optimizer is not probe:
+                self._compile_model(probe, **options)
+                self.model.train_function = functions.get("train")
+            feed(self.model, batches, path)
+            functions["train"] = self.model.train_function
+
+        return run
+
+    def _remember(self, optimizer: Any) -> None:
+        values = [np.array(self.keras.ops.convert_to_numpy(v)) for v in optimizer.variables]
+        object.__setattr__(optimizer, "bscheck_initial", values)
+
+    def _reset(self, optimizer: Any) -> None:
+        for variable, value in zip(optimizer.variables, optimizer.bscheck_initial, strict=True):
+            variable.assign(value)
+
+
+def feed(model: Any, batches: Sequence[Any], path: str) -> None:
+    """Give micro-batches to a compiled model by ``train_on_batch`` or by one ``fit`` over equal ones."""
+    if path == "train_on_batch":
+        for x, y, w in batches:
+            model.train_on_batch(x, y, sample_weight=w)
+        return
+    size = len(np.asarray(_first(batches[0][1])))
+    x, y, w = (_joined([b[i] for b in batches]) for i in range(3))
+    model.fit(x, y, sample_weight=w, batch_size=size, epochs=1, shuffle=False, verbose=0)
+
+
+def concatenate(batches: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Return the large batch of several micro-batches ``(x, y, sample_weight)``."""
+    x, y, w = (_joined([b[i] for b in batches]) for i in range(3))
+    return x, y, w
+
+
+def flatten(parts: Sequence[Any]) -> Array:
+    """Return arrays as one flat float64 vector."""
+    return np.concatenate([np.asarray(p).astype(np.float64).ravel() for p in parts])
+
+
+def _first(tree: Any) -> Any:
+    from bscheck.subject import leaves
+
+    return leaves(tree)[0]
+
+
+def _joined(trees: Sequence[Any]) -> Any:
+    if trees[0] is None:
+        return None
+    if isinstance(trees[0], dict):
+        return {key: _joined([t[key] for t in trees]) for key in trees[0]}
+    if isinstance(trees[0], (list, tuple)):
+        return type(trees[0])(_joined(list(parts)) for parts in zip(*trees, strict=True))
+    return np.concatenate([np.asarray(t) for t in trees])
+
+
+def _names(model: Any) -> list[str]:
+    """Return readable, distinct names: the variables' paths without what they all share."""
+    paths = [getattr(v, "path", v.name) for v in model.trainable_variables]
+    prefix = os.path.commonprefix([p.rsplit("/", 1)[0] + "/" for p in paths])
+    prefix = prefix[: prefix.rfind("/") + 1]
+    return [p[len(prefix) :] or p for p in paths]
+
+
+def _user_step(subject: Subject, model: Any, probe: Any, batches: Sequence[Any]) -> None:
+    assert subject.step is not None
+    subject.step(model, probe, list(batches))

@@ -1,0 +1,115 @@
+"""Keras on TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+
+class TensorFlowRuntime:
+    """See `bscheck.runtime.Runtime`."""
+
+    name = "tensorflow"
+    modes = ("graph", "eager", "jit")
+    compiles_per_shape = False
+
+    def precision_scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+    def compile(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+        if mode == "eager":
+            return function
+        compiled: Callable[..., Any] = tf.function(function, reduce_retracing=True, jit_compile=mode == "jit")
+        return compiled
+
+    def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
+        variables = [v.value for v in model.trainable_variables]
+
+        def gradient(x: Any, y: Any, w: Any) -> Any:
+            with tf.GradientTape() as tape:
+                value = loss(x, y, w)
+            gradients = tape.gradient(value, variables)
+            # One flat vector: a tensor's way back to NumPy costs more than a small gradient.
+            flat = [
+                tf.reshape(tf.cast(tf.zeros_like(v) if g is None else self.dense(g), tf.float64), [-1])
+                for g, v in zip(gradients, variables, strict=True)
+            ]
+            return tf.cast(value, tf.float64), tf.concat(flat, 0)
+
+        return _relaxed(gradient, mode)
+
+    def training_step(
+        self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str
+    ) -> Callable[..., None]:
+        def step(x: Any, y: Any, w: Any) -> None:
+            with tf.GradientTape() as tape:
+                value = loss(x, y, w)
+            gradients = tape.gradient(value, [v.value for v in model.trainable_variables])
+            optimizer.apply(gradients, model.trainable_variables)
+
+        return _relaxed(step, mode)
+
+    def apply_function(self, optimizer: Any, variables: Sequence[Any], mode: str) -> Callable[..., None]:
+        def apply(*gradients: Any) -> None:
+            optimizer.apply(list(gradients), list(variables))
+
+        compiled = apply if mode == "eager" else tf.function(apply, jit_compile=mode == "jit")
+
+        def run(gradients: Sequence[Any]) -> None:
+            compiled(*(g if isinstance(g, tf.IndexedSlices) else tf.convert_to_tensor(g) for g in gradients))
+
+        return run
+
+    def sparse(self, rows: Any, values: Any, shape: tuple[int, ...]) -> Any:
+        return tf.IndexedSlices(tf.convert_to_tensor(values), tf.convert_to_tensor(rows), tf.constant(shape))
+
+    def is_sparse(self, gradient: Any) -> bool:
+        return isinstance(gradient, tf.IndexedSlices)
+
+    def dense(self, gradient: Any) -> Any:
+        return tf.convert_to_tensor(gradient)
+
+    def synchronize(self) -> None:
+        tf.test.experimental.sync_devices()
+
+    def describe(self) -> dict[str, str]:
+        gpus = tf.config.list_physical_devices("GPU")
+        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else ""
+        threads = tf.config.threading.get_intra_op_parallelism_threads()
+        return {
+            "backend_version": tf.__version__,
+            "device": "gpu" if gpus else "cpu",
+            "device_name": name,
+            "threads": str(threads) if threads else "all",
+            "tf32": "on" if gpus and tf.config.experimental.tensor_float_32_execution_enabled() else "off",
+        }
+
+
+def _relaxed(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    """Return `function` of arrays compiled once for any number of examples (XLA still compiles per shape)."""
+    if mode == "eager":
+        return lambda x, y, w: function(_tensors(x), _tensors(y), _tensors(w))
+    traced: dict[Any, Any] = {}
+
+    def run(x: Any, y: Any, w: Any) -> Any:
+        arguments = (_tensors(x), _tensors(y), _tensors(w))
+        flat = tf.nest.flatten(arguments)
+        key = tuple(None if t is None else (t.dtype, t.shape[1:]) for t in flat)
+        if key not in traced:
+            spec = tf.nest.map_structure(
+                lambda t: None if t is None else tf.TensorSpec([None, *t.shape[1:]], t.dtype), arguments
+            )
+            traced[key] = tf.function(function, jit_compile=mode == "jit").get_concrete_function(*spec)
+        return traced[key](*[t for t in flat if t is not None])
+
+    return run
+
+
+def _tensors(tree: Any) -> Any:
+    return tf.nest.map_structure(lambda a: None if a is None else tf.convert_to_tensor(a), tree)
+
+
+RUNTIME = TensorFlowRuntime()

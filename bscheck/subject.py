@@ -1,0 +1,230 @@
+"""The subject: what is tested, validated before anything is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bscheck.errors import SubjectError, one_line
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Batch = tuple[Any, Any, np.ndarray | None]
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]*\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    build: Callable[[], Any]
+    data: Any
+    loss: Any
+    optimizer: Any = "sgd"
+    step: Callable[[Any, Any, list[Any]], Any] | None = None
+    metrics: Sequence[Any] = ()
+    batch_sizes: tuple[int, ...] = (1, 2, 3, 16, 17)
+    accumulation: tuple[int, ...] = (2, 3, 4)
+    features: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Subject(_Options):
+    """A model, its data, its loss and its training step, as a factory that can be built again and again.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits, ``_`` and ``.``; appears in test ids and records.
+    build : callable
+        ``build() -> keras.Model``. Called several times, under several dtype policies: it must return a
+        *new* model each time, with the same weights when Keras's, NumPy's and Python's seeds are the same.
+    data : tuple of arrays or callable
+        ``(x, y)`` or ``(x, y, sample_weight)`` with the examples along the first axis (``x`` and ``y`` may be
+        dicts or lists of arrays), or ``data(seed, size)`` that returns such a tuple with `size` examples.
+    loss : str, callable, keras.losses.Loss, or a list or dict of these
+        What ``Model.compile(loss=...)`` takes.
+    optimizer : str or callable, optional
+        A Keras optimizer's name, or a factory ``optimizer() -> keras.Optimizer``. Never an instance: a
+        check needs fresh ones.
+    step : callable, optional
+        ``step(model, optimizer, micro_batches)`` makes *one* update from a list of micro-batches
+        ``(x, y, sample_weight)`` and applies it with ``optimizer``. Without it, Keras's own
+        ``gradient_accumulation_steps`` is the step under test.
+    metrics : sequence, optional
+        What ``Model.compile(metrics=...)`` takes; held to not depend on the batch size.
+    batch_sizes : tuple of int, optional
+        The batch sizes (examples) that the promises about batch size are asked for.
+    accumulation : tuple of int, optional
+        The numbers of micro-batches per update that the promises about accumulation are asked for.
+
+    Raises
+    ------
+    SubjectError
+        With one line that says which argument is wrong and what would be right.
+    """
+
+    name: str
+
+    def __init__(self, name: str, **options: Any) -> None:
+        known = _Options.__dataclass_fields__
+        for key in options:
+            if key not in known:
+                from bscheck.errors import unknown
+
+                raise SubjectError(f"Subject {name!r}: {unknown('argument', key, known)}")
+        for key in ("build", "data", "loss"):
+            if key not in options:
+                raise SubjectError(f"Subject {name!r}: the argument {key}= is missing")
+        object.__setattr__(self, "name", name)
+        for key, spec in known.items():
+            value = options.get(key, spec.default)
+            if key in ("batch_sizes", "accumulation", "features", "metrics") and isinstance(value, list):
+                value = tuple(value)
+            object.__setattr__(self, key, value)
+        self._validate()
+
+    def _error(self, text: str) -> SubjectError:
+        return SubjectError(f"Subject {self.name!r}: {text}")
+
+    def _validate(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.match(self.name):
+            raise SubjectError(
+                f"Subject name {self.name!r}: use a letter followed by letters, digits, '_' or '.' "
+                "(it becomes part of a test id)"
+            )
+        if not callable(self.build) or _is_keras_model(self.build):
+            raise self._error(
+                "build= must be a factory, a function that returns a new keras.Model; "
+                f"got {_kind(self.build)}"
+            )
+        if not (self.optimizer is None or isinstance(self.optimizer, str) or callable(self.optimizer)):
+            raise self._error(
+                "optimizer= must be a Keras optimizer's name or a factory that returns a new one; "
+                f"got {_kind(self.optimizer)}"
+            )
+        if _is_keras_optimizer(self.optimizer):
+            raise self._error(
+                "optimizer= is an optimizer instance, which carries state from one check to the next; "
+                "give a factory, for example lambda: keras.optimizers.Adam(1e-3)"
+            )
+        if self.step is not None and not callable(self.step):
+            raise self._error(
+                f"step= must be a function step(model, optimizer, micro_batches); got {_kind(self.step)}"
+            )
+        if self.loss is None:
+            raise self._error("loss= is None; give what Model.compile(loss=...) takes")
+        _check_sizes(self, "batch_sizes", 1)
+        _check_sizes(self, "accumulation", 2)
+        if not callable(self.data):
+            check_batch(self, self.data, "data=")
+
+    def draw(self, seed: int, size: int) -> Batch:
+        """Return `size` examples ``(x, y, sample_weight or None)`` determined by `seed`.
+
+        Arrays are sampled with replacement; a data function is called with ``(seed, size)``.
+        """
+        import numpy as np
+
+        if callable(self.data):
+            try:
+                batch = self.data(seed, size)
+            except Exception as error:
+                raise self._error(f"data({seed}, {size}) raised {one_line(error)}") from error
+            return check_batch(self, batch, f"data({seed}, {size})", size)
+        x, y, w = (*self.data, None)[:3]
+        rows = np.random.default_rng(seed).integers(0, examples(x), size)
+        return take(x, rows), take(y, rows), None if w is None else np.asarray(w)[rows]
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Return the arrays of a (nested) dict, list or tuple of arrays, in a fixed order."""
+    if isinstance(tree, Mapping):
+        return [leaf for key in sorted(tree) for leaf in leaves(tree[key])]
+    if isinstance(tree, (list, tuple)):
+        return [leaf for part in tree for leaf in leaves(part)]
+    return [tree]
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return the tree with `function` applied to every array."""
+    if isinstance(tree, Mapping):
+        return {key: map_leaves(function, part) for key, part in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(map_leaves(function, part) for part in tree)
+    return function(tree)
+
+
+def take(tree: Any, rows: Any) -> Any:
+    """Return the given rows (an index array or slice) of every array in the tree."""
+    import numpy as np
+
+    return map_leaves(lambda leaf: np.asarray(leaf)[rows], tree)
+
+
+def examples(tree: Any) -> int:
+    """Return the number of examples (length of the first axis) of a tree of arrays."""
+    return len(leaves(tree)[0])
+
+
+def check_batch(subject: Subject, batch: Any, source: str, size: int | None = None) -> Batch:
+    """Return ``(x, y, sample_weight)`` after checking lengths and finiteness.
+
+    Raises
+    ------
+    SubjectError
+        When the batch is not such a tuple, lengths differ, or a floating-point value is not finite.
+    """
+    import numpy as np
+
+    def fail(text: str) -> SubjectError:
+        return SubjectError(f"Subject {subject.name!r}: {source} {text}")
+
+    if not isinstance(batch, tuple) or len(batch) not in (2, 3):
+        raise fail(f"must be a tuple (x, y) or (x, y, sample_weight); got {_kind(batch)}")
+    x, y, w = (*batch, None)[:3]
+    lengths = {}
+    for part, tree in (("x", x), ("y", y), ("sample_weight", w)):
+        for leaf in [] if tree is None else leaves(tree):
+            try:
+                array = np.asarray(leaf)
+            except Exception as error:
+                raise fail(f"has {part} that NumPy cannot read: {one_line(error)}") from error
+            if array.ndim == 0 or array.dtype == object:
+                raise fail(f"has {part} that is not an array of examples: {_kind(leaf)}")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                bad = int(np.argwhere(~np.isfinite(array))[0][0])
+                raise fail(f"has a value that is not finite in {part}, example {bad}; clean the data first")
+            lengths[part] = len(array) if lengths.get(part, len(array)) == len(array) else -1
+    if len(set(lengths.values())) != 1 or -1 in lengths.values():
+        shown = ", ".join(f"{part} {'uneven' if n < 0 else n}" for part, n in lengths.items())
+        raise fail(f"has parts of different length ({shown}); every part needs one row for each example")
+    n = next(iter(lengths.values()))
+    if n == 0:
+        raise fail("has no examples")
+    if size is not None and n != size:
+        raise fail(f"returned {n} examples where {size} were asked for")
+    return x, y, None if w is None else np.asarray(w)
+
+
+def _check_sizes(subject: Subject, key: str, least: int) -> None:
+    value = getattr(subject, key)
+    good = isinstance(value, tuple) and value and all(type(n) is int and n >= least for n in value)
+    if not good:
+        raise SubjectError(
+            f"Subject {subject.name!r}: {key}= must be a non-empty tuple of integers >= {least}; got {value!r}"
+        )
+
+
+def _kind(value: Any) -> str:
+    return f"{value!r}"[:60] if isinstance(value, (int, float, str, type(None))) else type(value).__name__
+
+
+def _is_keras_model(value: Any) -> bool:
+    return hasattr(value, "trainable_variables") and hasattr(value, "predict")
+
+
+def _is_keras_optimizer(value: Any) -> bool:
+    return hasattr(value, "apply_gradients") and hasattr(value, "update_step") and not isinstance(value, type)

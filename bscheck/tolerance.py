@@ -1,0 +1,176 @@
+"""Rounding bounds for accumulation, derived: no magic constants.
+
+Notation (one tensor): ``f`` the large-batch gradient, ``a`` the accumulated one, ``G`` the micro-batch
+gradients (rows), ``p`` their shares of the weight, ``r`` and ``R`` the same in float64, ``u`` the unit roundoff,
+``S = sum p_j |G_j|``. ``S_all`` is S over all tensors: the global floor ``1e-3 rms S_all`` keeps a gradient that
+is zero in mathematics and noise in arithmetic (the key bias of attention) from deciding the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+#: Unit roundoff (half the distance from 1 to the next number) of the dtype that a policy computes in.
+UNIT_ROUNDOFF = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "mixed_bfloat16": 2.0**-9,
+    "mixed_float16": 2.0**-12,
+}
+#: Unit roundoff of the dtype that a policy keeps variables, and so accumulators, in.
+UNIT_ROUNDOFF_OF_ACCUMULATOR = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "mixed_bfloat16": 2.0**-24,
+    "mixed_float16": 2.0**-24,
+}
+#: Share of the gradient over all tensors below which one tensor's gradient counts as noise.
+GLOBAL_FLOOR = 1e-3
+#: Smallest absolute difference looked at, just above float32's smallest normal number, 1.2e-38.
+TINY = 1e-37
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """The worst difference between two gradients.
+
+    Attributes
+    ----------
+    share : float
+        Difference as a share of the bound.
+    tensor : int
+        Index of the worst variable.
+    index : tuple of int
+        Index of the worst element in it.
+    difference, scale : float
+        The worst element's difference, and the rms of what it is compared with.
+    bound : float
+        What was allowed, in the unit of `difference`.
+    """
+
+    share: float
+    tensor: int
+    index: tuple[int, ...]
+    difference: float
+    scale: float
+    bound: float
+
+
+def rms(values: Array) -> float:
+    """Return the root mean square, computed without overflow; 0 for no values."""
+    if values.size == 0:
+        return 0.0
+    largest = float(np.max(np.abs(values)))
+    if largest == 0.0 or not np.isfinite(largest):
+        return largest
+    return largest * float(np.sqrt(np.mean(np.square(values / largest))))
+
+
+def weighted_size(shares: Sequence[float], micro: Array) -> Array:
+    """Return ``S = sum_j p_j |G_j|``, elementwise."""
+    return np.asarray(np.abs(np.asarray(shares, np.float64)) @ np.abs(micro))
+
+
+def mathematics(
+    accumulated: Sequence[Array],
+    large: Sequence[Array],
+    size: Sequence[Array],
+    arithmetic_gap: Sequence[float],
+) -> Deviation:
+    """Compare in float64: are the two gradients the same function of weights and data?
+
+    ``rms(a-f) <= max(1e-10 (rms S + 1e-3 rms S_all), 64 * 2**-29 * max(gap, 2**-24 (rms S + 1e-3 rms S_all)))``.
+    The first term is the float64 model's own rounding with room for cancellation; the second scales the rounding
+    seen between float32 and float64 (`arithmetic_gap`, the rms of f32 - f64) down by 2**-29, the ratio of the two
+    roundoffs, with a factor 64 for ill-conditioned subjects.
+    """
+    everything = rms(np.concatenate([s.ravel() for s in size]))
+    bounds = []
+    for s, gap in zip(size, arithmetic_gap, strict=True):
+        scale = rms(s) + GLOBAL_FLOOR * everything
+        bounds.append(max(1e-10 * scale, 64 * 2.0**-29 * max(gap, 2.0**-24 * scale)) + TINY)
+    return _worst_norm(accumulated, large, bounds)
+
+
+def arithmetic(accumulated: Sequence[Array], micro: Sequence[Array], shares: Sequence[float], u: float) -> Deviation:
+    """Compare an accumulator with the very gradients it was given, elementwise.
+
+    ``|a - sum p_j G_j| <= 2 u (k + 2) S + 1e-37``: k-1 additions, one scaling and one division, each with a
+    relative error of at most u on partial sums of at most S, and a factor 2.
+    """
+    k = len(shares)
+    found = Deviation(0.0, 0, (), 0.0, 0.0, 0.0)
+    for t, (a, g) in enumerate(zip(accumulated, micro, strict=True)):
+        expected = np.tensordot(np.asarray(shares, np.float64), g, 1)
+        bound = 2 * u * (k + 2) * np.tensordot(np.abs(np.asarray(shares)), np.abs(g), 1) + TINY
+        found = _worse(found, _elementwise(t, a, expected, bound))
+    return found
+
+
+def end_to_end(
+    accumulated: Sequence[Array],
+    reference: Sequence[Array],
+    large_error: Sequence[Array],
+    micro_error: Sequence[Array],
+    size: Sequence[Array],
+    u: float,
+) -> Deviation:
+    """Compare the accumulated gradient with the float64 one.
+
+    With the norm ``|.|`` the rms, ``|a-r| <= 6 sigma``, and with the maximum norm ``|a-r| <= 8 sigma``, where
+    ``sigma = max(|f-r|, |sqrt(sum (p_j (G_j-R_j))**2)|, u |S|, 1e-3 u |S_all|)``: what the subject's own
+    arithmetic was just seen to do to the large batch (`large_error`, f - r) and to the micro-batches
+    (`micro_error`). The accumulated gradient's error is one more draw of the same size; the maximum norm
+    finds the single wrong element that the rms of a large tensor hides.
+    """
+    everything = np.concatenate([s.ravel() for s in size])
+    found = Deviation(0.0, 0, (), 0.0, 0.0, 0.0)
+    for norm, factor in ((rms, 6.0), (_largest, 8.0)):
+        floor = GLOBAL_FLOOR * u * rms(everything)
+        bounds = [
+            factor * max(norm(f), norm(m), u * norm(s), floor) + TINY
+            for f, m, s in zip(large_error, micro_error, size, strict=True)
+        ]
+        found = _worse(found, _worst_norm(accumulated, reference, bounds, norm))
+    return found
+
+
+def _largest(values: Array) -> float:
+    return float(np.max(np.abs(values))) if values.size else 0.0
+
+
+def _worst_norm(
+    left: Sequence[Array],
+    right: Sequence[Array],
+    bounds: Sequence[float],
+    norm: Callable[[Array], float] = rms,
+) -> Deviation:
+    found = Deviation(0.0, 0, (), 0.0, 0.0, 0.0)
+    for t, (a, b, bound) in enumerate(zip(left, right, bounds, strict=True)):
+        difference = np.abs(a - b)
+        share = norm(difference) / bound
+        if not np.isfinite(share):
+            share = np.inf
+        if share >= found.share and difference.size:
+            at = np.unravel_index(int(np.argmax(np.where(np.isfinite(difference), difference, np.inf))), a.shape)
+            index = tuple(int(i) for i in at)
+            found = Deviation(float(share), t, index, float(difference[at]), rms(b), bound)
+    return found
+
+
+def _elementwise(tensor: int, left: Array, right: Array, bound: Array) -> Deviation:
+    difference = np.abs(left - right)
+    share = np.where(np.isfinite(difference), difference, np.inf) / bound
+    at = np.unravel_index(int(np.argmax(share)), share.shape)
+    index = tuple(int(i) for i in at)
+    return Deviation(float(share[at]), tensor, index, float(difference[at]), rms(right), float(bound[at]))
+
+
+def _worse(a: Deviation, b: Deviation) -> Deviation:
+    return b if b.share > a.share else a
