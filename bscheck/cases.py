@@ -105,6 +105,9 @@ class GradientCase(Case):
         Keras dtype policy that the subject is built under.
     mode : str
         ``eager``, ``graph`` (``tf.function``; ``jax.jit`` on JAX) or ``jit`` (XLA).
+    path : str
+        How the window reaches the optimizer: ``loop`` (gradient, then ``optimizer.apply``), ``train_on_batch``,
+        ``fit``, or ``step`` (the subject's own).
     weights : str
         Sample weights: ``none``, ``unequal`` (0.25 … 4) or ``zeros`` (some of them 0).
     scale : str
@@ -116,12 +119,14 @@ class GradientCase(Case):
     sizes: tuple[int, ...] = (2, 1)
     dtype: str = "float32"
     mode: str = "graph"
+    path: str = "loop"
     weights: str = "none"
     scale: str = "usual"
     outlier: bool = False
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "dtype": DTYPES, "mode": MODES, "weights": WEIGHTINGS, "scale": SCALES,
+        "path": ("loop", "train_on_batch", "fit", "step"),
     }  # fmt: skip
 
 

@@ -132,6 +132,31 @@ def _two_targets(seed: int, size: int) -> Any:
     return x, [value, label]
 
 
+def integers() -> Subject:
+    """Return the subject whose arithmetic is exact: small integers, ReLU, a sum of products for a loss."""
+
+    def build() -> Any:
+        keras = keras_module()
+        return keras.Sequential(
+            [keras.Input((3,)), keras.layers.Dense(3, activation="relu"), keras.layers.Dense(2)]
+        )
+
+    def data(seed: int, size: int) -> Any:
+        rng = _rows(seed)
+        return rng.integers(-4, 5, (size, 3)).astype(float), rng.integers(-4, 5, (size, 2)).astype(float)
+
+    def product(y_true: Any, y_pred: Any) -> Any:
+        return keras_module().ops.sum(y_true * y_pred, axis=-1)
+
+    losses = keras_module().losses
+
+    class SumOfProducts(losses.Loss):  # type: ignore[misc]
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            return product(y_true, y_pred)
+
+    return Subject("integers", build=build, data=data, loss=SumOfProducts(reduction="sum"))
+
+
 def _loss(name: str, **options: Any) -> Callable[[], Any]:
     return lambda: getattr(keras_module().losses, name)(**options)
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bscheck.checks import PROFILES, Check
@@ -27,6 +27,9 @@ SHRINK_SECONDS = 60.0
 
 #: The family whose verdicts depend on the machine, not on the arithmetic.
 TIMING = "timing"
+
+#: The family under which the pinned cases of known issues are told.
+PINNED = "known issues"
 
 
 @dataclass(frozen=True)
@@ -131,38 +134,43 @@ def run_pinned(issue: KnownIssue, check: Check, context: Context) -> Result:
     """
     started = time.monotonic()
     case = check.case.from_json(dict(issue.case))
-    result = {
-        "check": check.name,
-        "family": "known issues",
-        "param": {"issue": issue.id, **issue.param},
-        "worst_case": describe(context, case),
-    }
+    told = Result(
+        check=check.name,
+        family=PINNED,
+        param={"issue": issue.id, **issue.param},
+        verdict=Verdict.NOT_APPLICABLE,
+        worst_case=describe(context, case),
+    )
     try:
         unfit = check.applies(context)
-        reading = None if unfit else attempt(check, context, case)
+        reading = Reading(0.0) if unfit else attempt(check, context, case)
     except NotApplicable as error:
-        unfit, reading = str(error), None
-    seconds = time.monotonic() - started
-    if reading is None:
-        return Result(verdict=Verdict.NOT_APPLICABLE, reason=str(unfit), seconds=seconds, **result)  # type: ignore[arg-type]
-    result |= {"cases": 1, "worst": reading, "seconds": seconds}
-    covered = issue.in_range(context.environment)
-    if not covered:
-        reason = f"{issue.id}: {'fixed' if reading.holds else 'still there'} (outside the entry's range)"
-        return Result(verdict=Verdict.REPORTED, reason=reason, **result)  # type: ignore[arg-type]
-    if reading.holds:
-        text = f"known issue {issue.id!r} is fixed here: delete its entry in {issue.source}"
-        fixed = Reading(reading.share, seen=f"the pinned case passes; {text}")
-        failure = Failure(case.to_json(), str(result["worst_case"]), fixed)
-        return Result(verdict=Verdict.FAILED, reason=text, failure=failure, **result)  # type: ignore[arg-type]
-    held = {issue.id: 1}
-    return Result(verdict=Verdict.KNOWN_ISSUE, reason=f"{issue.id}: still fails", held=held, **result)  # type: ignore[arg-type]
+        unfit, reading = str(error), Reading(0.0)
+    told = replace(told, seconds=time.monotonic() - started)
+    if unfit:
+        return replace(told, reason=f"{issue.id}: {unfit}")
+    return _judge_pinned(issue, case, replace(told, cases=1, worst=reading), context.environment)
 
 
-def describe(context: Context, case: Case) -> str:
+def _judge_pinned(issue: KnownIssue, case: Case, told: Result, environment: Mapping[str, str]) -> Result:
+    """Return the verdict on a pinned case that was run."""
+    holds = told.worst.holds
+    if not issue.in_range(environment):
+        state = "fixed" if holds else "still there"
+        return replace(told, verdict=Verdict.REPORTED, reason=f"{issue.id}: {state}, outside its range")
+    if not holds:
+        reason = f"{issue.id}: still fails"
+        return replace(told, verdict=Verdict.KNOWN_ISSUE, reason=reason, held={issue.id: 1})
+    text = f"known issue {issue.id!r} is fixed here: delete its entry in {issue.source}"
+    seen = Reading(told.worst.share, seen=f"the pinned case passes; {text}", allowed="it must still fail")
+    failure = Failure(case.to_json(), told.worst_case, seen)
+    return replace(told, verdict=Verdict.FAILED, reason=text, failure=failure)
+
+
+def describe(context: Context, case: Case | None) -> str:
     """Return the parameter and the case in words."""
-    members = [value for _, value in context.param.members]
-    return ", ".join([*members, str(case)] if str(case) else members)
+    words = [value for _, value in context.param.members]
+    return ", ".join([*words, str(case)] if case is not None and str(case) else words)
 
 
 def _refusal(check: Check, context: Context, settings: RunSettings) -> str | None:
@@ -194,8 +202,11 @@ class _Stop(BaseException):
     """Ends a property from inside; Hypothesis lets it pass as it does a Ctrl-C."""
 
 
-class _NotApplicableHere(_Stop):
-    """A drawn case found the promise not applicable."""
+class _Escape(_Stop):
+    """Carries an exception that is no finding past Hypothesis, which would shrink it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 @dataclass
@@ -211,7 +222,8 @@ class _Run:
     broken: dict[Case, Reading] = field(default_factory=dict)
     latest: _Seen | None = None
     violated: _Seen | None = None
-    flaky: tuple[Reading, Reading] | None = None
+    flaky: tuple[Case, Reading, Reading] | None = None
+    unsteady: bool = False
     worst: _Seen = _Seen(None, Reading(0.0))
     verdicts: set[str] = field(default_factory=set)
     deadline: float = float("inf")
@@ -235,12 +247,14 @@ class _Run:
                 _property(self, examples)()
         except _Broken:
             self.violated = self.latest
-        except _NotApplicableHere as stop:
-            raise NotApplicable(str(stop)) from None
-        except (_Stop, Flaky):
+        except _Escape as escape:
+            raise escape.error from None
+        except _Stop:
             self.violated = _smallest(self.broken)
-        if self.flaky is not None:
-            self.violated = _unsteady(self.violated or self.latest, self.flaky)
+        except Flaky:
+            if self.flaky is None:  # the check's own strategy is at fault
+                raise
+            self.unsteady, self.violated = True, _unsteady(*self.flaky)
 
     def violates(self, case: Case) -> bool:
         """Run one case, unless it has held before, and say whether it breaks the promise."""
@@ -249,7 +263,7 @@ class _Run:
         reading = attempt(self.check, self.context, case)
         before = self.broken.get(case)
         if reading.holds and before is not None:
-            self.flaky = (before, reading)
+            self.flaky = (case, before, reading)
             return False
         self.verdicts |= {key for key in ("inconclusive", "reported") if reading.figures.get(key)}
         if not reading.holds and not self._reported_only():
@@ -290,7 +304,7 @@ class _Run:
             cases=len(self.good) + len(self.broken),
             held=dict(self.held),
             worst=seen.reading,
-            worst_case=describe(self.context, seen.case) if seen.case else "",
+            worst_case=describe(self.context, seen.case) if seen.case is not None else "",
             failure=self._failure(),
             seconds=seconds,
         )
@@ -317,14 +331,9 @@ class _Run:
             return None
         case, reading = self.violated.case, self.violated.reading
         if case is None:
-            return Failure({}, f"{describe_param(self.context)}, while setting up", reading)
-        ablation = () if self.flaky else ablate(self.check, self.context, case, reading)
+            return Failure({}, f"{describe(self.context, None)}, while setting up", reading)
+        ablation = () if self.unsteady else ablate(self.check, self.context, case, reading)
         return Failure(case.to_json(), describe(self.context, case), reading, ablation)
-
-
-def describe_param(context: Context) -> str:
-    """Return the parameter in words."""
-    return ", ".join(value for _, value in context.param.members)
 
 
 def _property(run: _Run, examples: int) -> Callable[[], None]:
@@ -369,7 +378,9 @@ def _violates_while_drawing(run: _Run, case: Case) -> bool:
     except NotApplicable as reason:
         if run.broken:  # met while shrinking: it does not excuse the failure
             return False
-        raise _NotApplicableHere(str(reason)) from None
+        raise _Escape(reason) from None
+    except Exception as error:
+        raise _Escape(error) from None
 
 
 @contextmanager
@@ -412,11 +423,10 @@ def _complexity(case: Case) -> tuple[int, int, int]:
     return options, amount, case.seed
 
 
-def _unsteady(seen: _Seen | None, readings: tuple[Reading, Reading]) -> _Seen:
+def _unsteady(case: Case, first: Reading, second: Reading) -> _Seen:
     """Return the failure that says a case did not give the same answer twice."""
-    first, second = readings
     text = (
-        f"not reproducible: one case broke the promise (share {first.share:.3g} of the bound"
+        f"not reproducible: the case broke the promise (share {first.share:.3g} of the bound"
         f"{': ' + first.seen if first.seen else ''}) and held when run again (share {second.share:.3g})"
     )
-    return _Seen(seen.case if seen else None, Reading(first.share, seen=text, allowed="the same answer twice"))
+    return _Seen(case, Reading(first.share, first.where, text, "the same answer twice"))

@@ -193,7 +193,7 @@ def _adamax(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Ar
 
 
 def _nadam(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
-    """Dozat 2015, Algorithm 8, with the momentum schedule of its section 3.2 rescaled as Keras does."""
+    """Dozat 2016, Algorithm 2, its momentum schedule mu_t in the look-ahead alone."""
     beta_1, beta_2 = _cast(now.hyper, "beta_1"), _cast(now.hyper, "beta_2")
     mu = _nadam_mu(beta_1, _cast(now.hyper, "schedule_decay"), now.update)
     mu_next = _nadam_mu(beta_1, _cast(now.hyper, "schedule_decay"), now.update + 1)
@@ -207,7 +207,7 @@ def _nadam(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Arr
 
 
 def _nadam_mu(beta_1: float, schedule_decay: float, update: int) -> float:
-    """Dozat 2015, section 3.2: mu_t = mu (1 - 0.5 * 0.96^t)."""
+    """Dozat 2016, with Keras's exponent: mu_t = mu (1 - 0.5 * 0.96^t)."""
     mu: float = beta_1 * (1.0 - 0.5 * schedule_decay**update)
     return mu
 
@@ -456,8 +456,8 @@ _ENTRIES = (
         source=_GRAVES,
         differences=(
             "without the momentum option the step is not smoothed; Graves always has a momentum of 0.9.",
-            "the default epsilon is 1e-7, Graves's 1e-4: when gradients repeat, v - mean^2 + epsilon can round "
-            "to a negative number, and the step to NaN.",
+            "the default epsilon is 1e-7, Graves's 1e-4: when gradients repeat, v - mean^2 + epsilon can "
+            "round to a negative number, and the step to NaN.",
         ),
         centered=True,
     ),
@@ -496,7 +496,7 @@ _ENTRIES = (
     ),
     _entry(
         "nadam", "Nadam", _nadam, "beta_1 beta_2 epsilon", "momentum velocity u_product",
-        source="Dozat 2015, Incorporating Nesterov Momentum into Adam, CS229 report 054, Algorithm 8",
+        source="Dozat 2016, Incorporating Nesterov Momentum into Adam, ICLR workshop, Algorithm 2",
         differences=(
             "the momentum schedule is mu (1 - 0.5 * 0.96^t), where the paper's exponent is t / 250.",
             "the first moment decays with the constant beta_1; only the look-ahead follows the schedule.",
@@ -584,7 +584,7 @@ _CAST_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """Hyperparameters that Keras sends through `ops.cast`; all others meet tensors as Python floats."""
 
-_NADAM_SCHEDULE_DECAY = 0.96  # Dozat 2015, section 3.2; not an attribute of Keras's Nadam
+_NADAM_SCHEDULE_DECAY = 0.96  # Dozat 2016; not an attribute of Keras's Nadam
 
 _SLOT_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "momentum": ("_momentums", "momentums", "_m"),
@@ -600,7 +600,7 @@ _SLOT_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "r": ("_r",),
     "c": ("_c",),
 }
-"""Where Keras 3.1 to 3.15 keeps each slot. Names serve where this fails; in 3.1 they do not say whose slot."""
+"""Where Keras 3.1 to 3.15 keeps each slot. In 3.1 their names do not always say whose."""
 
 
 def keras_slots(optimizer: Any, index: int, recurrence: Recurrence) -> Slots:
@@ -662,8 +662,8 @@ def hyperparameters(optimizer: Any, recurrence: Recurrence, dtype: str) -> dict[
     """Read the hyperparameters a recurrence needs, as Keras on its backend will use them.
 
     A Python float given to Keras is used in two ways. Most meet a tensor directly and keep their float64
-    value for float64 weights. Some go through `ops.cast` first, which on TensorFlow makes a float32 of them; those
-    are returned twice, plainly and as ``cast_<name>``. On torch, optimizers without a fused implementation
+    value for float64 weights. Some go through `ops.cast` first, which on TensorFlow makes a float32 of them;
+    those are returned twice, plainly and as ``cast_<name>``. On torch, optimizers without a fused implementation
     (Lamb, Ftrl, Adafactor) round the plain ones to float32 too; where the rounding falls depends on the
     expression, so ``operand_unit`` hands its size to `rounding_bound`, and ``decay_unit`` that of the decay.
 

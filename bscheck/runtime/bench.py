@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -114,7 +115,7 @@ class Bench:
         self.runtime = current()
         self.model = build_model(subject, dtype)
         self.keras = keras_module()
-        self._compile_model("sgd")
+        self.compile_model(self.model, "sgd")
         self.names = _names(self.model)
         self.shapes = [tuple(v.shape) for v in self.model.trainable_variables]
         self.lengths = [int(np.prod(shape, dtype=int)) for shape in self.shapes]
@@ -124,13 +125,12 @@ class Bench:
         self._initial = [np.array(self.keras.ops.convert_to_numpy(v)) for v in self.model.variables]
         self._functions: dict[Any, Callable[..., Any]] = {}
         self._probes: dict[Any, Any] = {}
-        self._trainers: dict[Any, Any] = {}
 
-    def _compile_model(self, optimizer: Any, model: Any = None, **options: Any) -> None:
+    def compile_model(self, model: Any, optimizer: Any, **options: Any) -> None:
+        """Compile a model of the subject with its loss and metrics at this bench's precision."""
         with precision(self.dtype):
-            (model or self.model).compile(
-                optimizer=optimizer, loss=self.subject.loss, metrics=list(self.subject.metrics) or None, **options
-            )
+            loss = map_leaves(lambda each: _loss_in(each, self.dtype), self.subject.loss)
+            model.compile(optimizer=optimizer, loss=loss, metrics=list(self.subject.metrics) or None, **options)
 
     # Weights -------------------------------------------------------------------------------------------
 
@@ -209,15 +209,15 @@ class Bench:
         """
         batches = [self.cast(batch) for batch in micro_batches]
         k = len(batches)
-        weights = self.weights()
         with precision(self.dtype):
             model, probe, run = self._window_runner(path, mode, k, batches[0][2] is None)
             self._reset(probe)
+            before = [np.array(self.keras.ops.convert_to_numpy(v)) for v in self.model.variables]
+            _assign(model, before)
             run(batches)
             gradients, updates = applied(probe)
             micro = None if path == "step" else [h[:k] for h in history(probe)]
-        if model is self.model:
-            self.set_weights(weights)
+            _assign(self.model, before)
         rows = None if micro is None else np.concatenate(
             [m.reshape(k, -1).astype(np.float64) for m in micro], axis=1
         )
@@ -226,32 +226,22 @@ class Bench:
     def _window_runner(self, path: str, mode: str, k: int, unweighted: bool) -> Any:
         key = (path, mode, k, unweighted)
         if key not in self._probes:
+            # compile() belongs to a model: those that need one get their own, so that traces are kept.
+            model = build_model(self.subject, self.dtype) if path in ("train_on_batch", "fit") else self.model
             probe = make_probe(CAPACITY, None if path == "step" else k)
-            if not probe.built:
-                probe.build(self.model.trainable_variables)
+            probe.build(model.trainable_variables)
             self._remember(probe)
-            self._probes[key] = (self.model, probe, self._runner(path, mode, k, probe))
+            self._probes[key] = (model, probe, self._runner(path, mode, model, probe))
         return self._probes[key]
 
-    def _runner(self, path: str, mode: str, k: int, probe: Any) -> Callable[..., None]:
+    def _runner(self, path: str, mode: str, model: Any, probe: Any) -> Callable[..., None]:
         if path == "step":
-            return lambda batches: _user_step(self.subject, self.model, probe, batches)
+            return lambda batches: _user_step(self.subject, model, probe, batches)
         if path == "loop":
-            step = self.runtime.training_step(self.model, self.loss, probe, mode)
+            step = self.runtime.training_step(model, self.loss, probe, mode)
             return lambda batches: [step(*b) for b in batches] and None
-        options = {"run_eagerly": mode == "eager", "jit_compile": mode == "jit"}
-        self._compile_model(probe, **options)
-        functions: dict[str, Any] = {}
-
-        def run(batches: Sequence[Any]) -> None:
-            # One model serves every path, so each runner brings back what compile() made for it.
-            if self.model.optimizer is not probe:
-                self._compile_model(probe, **options)
-                self.model.train_function = functions.get("train")
-            feed(self.model, batches, path)
-            functions["train"] = self.model.train_function
-
-        return run
+        self.compile_model(model, probe, run_eagerly=mode == "eager", jit_compile=mode == "jit")
+        return lambda batches: feed(model, batches, path)
 
     def _remember(self, optimizer: Any) -> None:
         values = [np.array(self.keras.ops.convert_to_numpy(v)) for v in optimizer.variables]
@@ -260,6 +250,25 @@ class Bench:
     def _reset(self, optimizer: Any) -> None:
         for variable, value in zip(optimizer.variables, optimizer.bscheck_initial, strict=True):
             variable.assign(value)
+
+
+def _assign(model: Any, values: Sequence[Array]) -> None:
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+
+
+def _loss_in(loss: Any, dtype: str) -> Any:
+    """Return the loss computing in the precision: a Loss keeps the dtype it was made under."""
+    keras = keras_module()
+    if not isinstance(loss, keras.losses.Loss) or dtype != "float64":
+        return loss
+    twin = copy.copy(loss)
+    for attribute, value in (("_dtype", "float64"), ("_dtype_policy", keras.dtype_policies.DTypePolicy("float64"))):
+        if hasattr(twin, attribute):
+            setattr(twin, attribute, value)
+    if getattr(twin, "dtype", None) != "float64":
+        twin.dtype = "float64"
+    return twin
 
 
 def feed(model: Any, batches: Sequence[Any], path: str) -> None:

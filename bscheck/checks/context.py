@@ -1,0 +1,202 @@
+"""What a check is given beside its case: the subject, its benches, and arrays drawn from the case's seed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from bscheck.cases import SCALE_FACTORS, GradientCase
+from bscheck.checks import Param
+from bscheck.errors import BscheckError, unknown
+from bscheck.results.verdict import NotApplicable
+from bscheck.runtime import Runtime, current
+from bscheck.runtime.bench import Array, Bench
+from bscheck.runtime.environment import describe
+from bscheck.subject import Subject, map_leaves
+from bscheck.traits import Traits, probe
+
+Batch = tuple[Any, Any, Array | None]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_CACHES: list[Callable[[], None]] = []
+
+
+def cached_in_process(function: Callable[P, T]) -> Callable[P, T]:
+    """Cache what is costly to make (models, traced functions) for the rest of the process.
+
+    `forget` empties every such cache. Arguments must be hashable; a `Subject` is keyed by identity, so that two
+    subjects of one name never share.
+    """
+    made = functools.cache(function)
+    _CACHES.append(made.cache_clear)
+    return functools.wraps(function)(made)  # type: ignore[return-value]
+
+
+def forget() -> None:
+    """Drop every model and traced function, so that the next check builds on Keras as it is then."""
+    for clear in _CACHES:
+        clear()
+
+
+@dataclass(frozen=True, eq=False)
+class _Identity:
+    """A subject as a cache key: equal to itself alone, and kept alive by the cache."""
+
+    subject: Subject
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and other.subject is self.subject
+
+    def __hash__(self) -> int:
+        return id(self.subject)
+
+
+@cached_in_process
+def _bench(key: _Identity, dtype: str) -> Bench:
+    return Bench(key.subject, dtype)
+
+
+@cached_in_process
+def _traits(key: _Identity) -> Traits:
+    return probe(key.subject, _bench(key, "float64"))
+
+
+@functools.cache
+def reference_subject(name: str) -> Subject:
+    """Return the reference subject of this name, the same one at every call."""
+    from bscheck.reference_subjects import REFERENCE_SUBJECTS
+
+    if name not in REFERENCE_SUBJECTS:
+        raise BscheckError(unknown("reference subject", name, REFERENCE_SUBJECTS))
+    return REFERENCE_SUBJECTS[name]()
+
+
+@dataclass(frozen=True)
+class Context:
+    """One parameter of one check.
+
+    Attributes
+    ----------
+    param : Param
+        The surface members.
+    given : Subject or None
+        A team's own subject; None where the parameter names a reference subject or none at all.
+    options : mapping
+        Run options that a check may ask for: ``timing`` (``off``, ``report`` or ``gate``).
+    """
+
+    param: Param
+    given: Subject | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def for_subject(cls, subject: Subject, param: Param, options: Mapping[str, str] | None = None) -> Context:
+        """Return the context of a team's own subject."""
+        return cls(param, subject, options or {})
+
+    @property
+    def subject(self) -> Subject:
+        """The subject under test."""
+        return self.given if self.given is not None else reference_subject(self.param.get("subject"))
+
+    @property
+    def runtime(self) -> Runtime:
+        """The backend."""
+        return current()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Versions and device, see `bscheck.runtime.environment.describe`."""
+        return describe()
+
+    @property
+    def traits(self) -> Traits:
+        """What probing found out about the subject; probed once in a process."""
+        return _traits(_Identity(self.subject))
+
+    def bench(self, dtype: str) -> Bench:
+        """Return the subject built at one precision; built once in a process."""
+        return _bench(_Identity(self.subject), dtype)
+
+    def modes(self) -> tuple[str, ...]:
+        """Return the execution modes drawn from: XLA is left to corners, where compiling is worth it."""
+        return tuple(m for m in self.runtime.modes if m != "jit") or self.runtime.modes
+
+
+def random(seed: int, *salt: int) -> np.random.Generator:
+    """Return the generator of one case's arrays."""
+    return np.random.default_rng((seed, *salt))
+
+
+def draw_weights(bench: Bench, seed: int, scale: str = "usual") -> Array:
+    """Return weights for a case: the built ones moved by a third of their own size, then scaled.
+
+    Weights that start at zero (biases) are moved by 0.1, so that no gradient vanishes by symmetry.
+    """
+    rng = random(seed, 1)
+    parts = []
+    for part in bench.split(bench.initial):
+        spread = 0.3 * float(np.std(part) or np.abs(part).mean()) or 0.1
+        parts.append((part + spread * rng.standard_normal(part.shape)).ravel())
+    return np.concatenate(parts) * SCALE_FACTORS[scale]
+
+
+def draw_sample_weights(seed: int, size: int, weights: str) -> Array | None:
+    """Return sample weights, or None: between 1/4 and 4, some of them 0 under ``zeros`` (never all)."""
+    if weights == "none":
+        return None
+    rng = random(seed, 2)
+    values = 2.0 ** rng.uniform(-2, 2, size)
+    if weights == "zeros":
+        values[rng.permutation(size)[: size // 2]] = 0.0
+    return np.asarray(values)
+
+
+def draw_micro_batches(context: Context, case: GradientCase) -> list[Batch]:
+    """Return the micro-batches of a case, cut from one large batch."""
+    total = sum(case.sizes)
+    x, y, own = context.subject.draw(case.seed, total)
+    w = draw_sample_weights(case.seed, total, case.weights)
+    if own is not None:
+        w = own if w is None else own * w
+    if case.outlier:
+        x = map_leaves(lambda a: _with_outlier(np.asarray(a)), x)
+    edges = np.concatenate([[0], np.cumsum(case.sizes)])
+    return [
+        (_cut(x, a, b), _cut(y, a, b), None if w is None else w[a:b])
+        for a, b in zip(edges[:-1], edges[1:], strict=True)
+    ]
+
+
+def _with_outlier(a: Array) -> Array:
+    if a.dtype.kind == "f":
+        a = a.copy()
+        a[-1] *= 10
+    return a
+
+
+def _cut(tree: Any, start: int, stop: int) -> Any:
+    return map_leaves(lambda a: np.asarray(a)[start:stop], tree)
+
+
+def require(condition: bool, reason: str) -> None:
+    """Raise `NotApplicable` with the reason unless the condition holds."""
+    if not condition:
+        raise NotApplicable(reason)
+
+
+def first_reason(*reasons: tuple[bool, str]) -> str | None:
+    """Return the reason of the first pair whose condition is true, else None."""
+    return next((reason for condition, reason in reasons if condition), None)
+
+
+def variable_index(name: str, index: Sequence[int]) -> str:
+    """Return a variable's element in words: ``kernel[3,0]``."""
+    return f"{name}[{','.join(map(str, index))}]" if index else name
+
+

@@ -1,0 +1,161 @@
+"""What a run is told: options of pytest, and ``BSCHECK_*`` environment variables as their defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bscheck.errors import BscheckError, unknown
+
+PROFILES = ("quick", "default", "thorough")
+TIMINGS = ("off", "report", "gate")
+PREFIX = "BSCHECK_"
+_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
+#: Option, its value's name in the help (none: a switch), whether it may be repeated, and the help itself.
+OPTIONS: tuple[tuple[str, str | None, bool, str], ...] = (
+    ("profile", "NAME", False, "how many cases are drawn: quick, default or thorough"),
+    ("seed", "N", False, "seed of every property (default 0)"),
+    ("known-issues", "FILE", True, "TOML file of known issues, beside those bscheck ships"),
+    ("record", "FILE", False, "write every verdict and figure to this JSON file, also when interrupted"),
+    ("timing", "MODE", False, "off, report or gate (default: gate on a GPU, report elsewhere)"),
+    ("require-gpu", None, False, "stop with an error where the backend sees no GPU"),
+    ("check", "NAME", True, "run only this check"),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one run, validated; see `OPTIONS`."""
+
+    profile: str = "default"
+    seed: int = 0
+    known_issues: tuple[Path, ...] = ()
+    record: Path | None = None
+    timing: str = "auto"
+    require_gpu: bool = False
+    check: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as a JSON object."""
+        return {
+            "profile": self.profile,
+            "seed": self.seed,
+            "known_issues": [str(path) for path in self.known_issues],
+            "timing": self.timing,
+            "require_gpu": self.require_gpu,
+            "check": list(self.check),
+        }
+
+
+def option(name: str) -> str:
+    """Return the command line's spelling of an option."""
+    return f"--bscheck-{name}"
+
+
+def variable(name: str) -> str:
+    """Return the environment variable that gives an option's default."""
+    return PREFIX + name.upper().replace("-", "_")
+
+
+def field(name: str) -> str:
+    """Return the option's field in `Options`."""
+    return name.replace("-", "_")
+
+
+def settings_in(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return every ``BSCHECK_*`` variable that is set."""
+    return {key: environ[key] for key in sorted(environ) if key.startswith(PREFIX)}
+
+
+def read(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Options:
+    """Return the options: those given on the command line, else the environment's, else the defaults.
+
+    Parameters
+    ----------
+    given : mapping
+        Values by the options' field names; None or empty where an option was not given.
+    environ : mapping, optional
+        The environment variables.
+
+    Raises
+    ------
+    BscheckError
+        With one line that names the option or variable, what it has, and what would be right.
+    """
+    known = {variable(name): name for name, *_ in OPTIONS}
+    values = {}
+    for key, text in settings_in(environ).items():
+        if key not in known:
+            raise BscheckError(unknown("environment variable", key, known))
+        repeatable = next(spec[2] for spec in OPTIONS if spec[0] == known[key])
+        value = [part.strip() for part in text.split(",") if part.strip()] if repeatable else text
+        values[field(known[key])] = _parse(known[key], value, key)
+    return Options(**(values | parse_given(given)))
+
+
+def parse_given(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the command line's values, validated; only those given.
+
+    Raises
+    ------
+    BscheckError
+        With one line that names the option.
+    """
+    return {
+        field(name): _parse(name, given[field(name)], option(name))
+        for name, *_ in OPTIONS
+        if given.get(field(name)) not in (None, [], False)
+    }
+
+
+def _parse(name: str, value: Any, source: str) -> Any:
+    """Return the value as its type, or raise naming where it came from."""
+    if name == "require-gpu":
+        return _switch(value, source)
+    if name == "record":
+        return Path(_filled(value, source)).absolute()
+    parsers: dict[str, Callable[[Any], Any]] = {
+        "profile": lambda text: _one_of(text, PROFILES, source, "profile"),
+        "timing": lambda text: _one_of(text, TIMINGS, source, "timing mode"),
+        "seed": lambda text: _seed(text, source),
+        "known-issues": lambda files: tuple(_file(text, source) for text in files),
+        "check": tuple,
+    }
+    return parsers[name](value)
+
+
+def _one_of(text: str, valid: tuple[str, ...], source: str, kind: str) -> str:
+    if text not in valid:
+        raise BscheckError(f"{source}: {unknown(kind, text, valid)}")
+    return text
+
+
+def _seed(text: str, source: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise BscheckError(f"{source}: the seed must be an integer >= 0, not {text!r}")
+    return int(text)
+
+
+def _switch(value: Any, source: str) -> bool:
+    if value is True:
+        return True
+    if value.lower() not in _YES + _NO:
+        raise BscheckError(f"{source}: must be 1 or 0, not {value!r}")
+    return value.lower() in _YES
+
+
+def _filled(text: str, source: str) -> str:
+    if not text:
+        raise BscheckError(f"{source}: give the name of a file")
+    return text
+
+
+def _file(text: str, source: str) -> Path:
+    path = Path(_filled(text, source)).absolute()
+    if not path.is_file():
+        raise BscheckError(f"{source}: there is no file {path}")
+    return path

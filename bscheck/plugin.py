@@ -1,0 +1,427 @@
+"""The pytest plugin: options, items, header, summary and record.
+
+It acts on bscheck's items alone. Until one is collected nothing but the standard library and pytest is
+imported, and nothing is printed: this plugin is loaded into every pytest run of every project around it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bscheck.errors import EXIT_BAD_INPUT, BscheckError, unknown
+
+if TYPE_CHECKING:
+    from bscheck.checks import Check, Param
+    from bscheck.checks.context import Context
+    from bscheck.checks.run import RunSettings
+    from bscheck.options import Options
+    from bscheck.results.known_issues import KnownIssue
+    from bscheck.results.verdict import Result
+
+#: The item that is running, for `bscheck.parametrize`.
+CURRENT_ITEM: ContextVar[pytest.Item | None] = ContextVar("bscheck_item", default=None)
+
+RESULTS = pytest.StashKey[list[str]]()
+SESSION = pytest.StashKey["Session"]()
+
+_MARKER = "bscheck"
+_WORKER_KEY = "bscheck_exit"
+
+
+def marker_of(family: str) -> str:
+    """Return the marker's name of a family."""
+    return f"{_MARKER}_{family.replace(' ', '_')}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options; they are validated once pytest is configured."""
+    from bscheck.options import OPTIONS, field, option, variable
+
+    group = parser.getgroup("bscheck", "does the batch size change what a Keras model learns?")
+    for name, metavar, repeatable, text in OPTIONS:
+        shared = {"dest": f"bscheck_{field(name)}", "default": None}
+        shared["help"] = f"{text} [{variable(name)}]"
+        if metavar is None:
+            group.addoption(option(name), action="store_true", **shared)  # type: ignore[arg-type]
+        else:
+            action = "append" if repeatable else "store"
+            group.addoption(option(name), action=action, metavar=metavar, **shared)  # type: ignore[arg-type]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Validate what was given on the command line; the rest waits for the first item."""
+    from bscheck.checks import FAMILIES
+
+    config.addinivalue_line("markers", f"{_MARKER}: a promise of bscheck, on one parameter")
+    for family in FAMILIES:
+        config.addinivalue_line("markers", f"{marker_of(family)}: a promise of bscheck's family {family!r}")
+    session = Session(config)
+    session.validate_command_line()
+    config.stash[SESSION] = session
+    config.pluginmanager.register(session, "bscheck-session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(
+    collector: pytest.Module | pytest.Class, name: str, obj: object
+) -> list[pytest.Item] | None:
+    """Collect what `bscheck.gate.promise` returned: one item for each parameter."""
+    gate = sys.modules.get("bscheck.gate")
+    if gate is None or not isinstance(obj, (gate.Promise, gate.KnownIssues)):
+        return None
+    session = collector.config.stash[SESSION]
+    try:
+        session.start()
+        return session.items_of(collector, obj)
+    except BscheckError as error:
+        session.stop = str(error)
+        return []
+
+
+@dataclass(frozen=True)
+class Given:
+    """The options' values as pytest parsed them, by field name."""
+
+    values: Mapping[str, Any]
+
+    @classmethod
+    def to(cls, config: pytest.Config) -> Given:
+        """Return what was given on the command line."""
+        from bscheck.options import OPTIONS, field
+
+        names = [field(name) for name, *_ in OPTIONS]
+        return cls({name: config.getoption(f"bscheck_{name}") for name in names})
+
+
+@dataclass
+class Session:
+    """What one pytest session knows of bscheck: nothing, until the first of its items is collected."""
+
+    config: pytest.Config
+    started: str = field(default_factory=lambda: _now())
+    options: Options | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    known_issues: tuple[KnownIssue, ...] = ()
+    results: list[dict[str, Any]] = field(default_factory=list)
+    stop: str = ""
+    told: bool = False
+    written: str = ""
+    old_handler: Any = None
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether this is a worker of pytest-xdist, whose controller tells and records."""
+        return hasattr(self.config, "workerinput")
+
+    def validate_command_line(self) -> None:
+        """Raise a usage error for a bad option; environment variables are left alone until needed."""
+        from bscheck.options import parse_given
+
+        try:
+            record = parse_given(Given.to(self.config).values).get("record")
+            if record is not None and not self.is_worker:
+                from bscheck.results.record import check_writable
+
+                check_writable(record)
+        except BscheckError as error:
+            raise pytest.UsageError(f"bscheck: {error}") from None
+
+    def read_options(self) -> Options:
+        """Return the options of command line and environment, read once."""
+        if self.options is None:
+            from bscheck.options import read
+
+            self.options = read(Given.to(self.config).values)
+        return self.options
+
+    def start(self) -> None:
+        """Read the options and look at the environment, before the first item; later calls do nothing."""
+        if self.environment:
+            return
+        options = self.read_options()
+        if options.record is not None and not self.is_worker:
+            from bscheck.results.record import check_writable
+
+            check_writable(options.record)
+        from bscheck.checks import all_checks
+        from bscheck.results.known_issues import load_known_issues
+
+        environment = describe_environment()
+        if options.require_gpu and environment.get("device") != "gpu":
+            raise BscheckError(
+                f"--bscheck-require-gpu: {environment.get('backend', 'the backend')} sees no GPU here"
+            )
+        self.known_issues = load_known_issues(all_checks(), *options.known_issues)
+        self.environment = environment
+        self._catch_sigterm(options)
+
+    def settings(self) -> RunSettings:
+        """Return what the runner is told."""
+        from bscheck.checks.run import RunSettings
+
+        options = self.read_options()
+        return RunSettings(
+            profile=options.profile,
+            seed=options.seed,
+            known_issues=self.known_issues,
+            timing=options.timing,  # type: ignore[arg-type]  # one of TIMINGS, or "auto"
+        )
+
+    def context_options(self) -> dict[str, str]:
+        """Return the options that a check's context carries."""
+        gates = self.settings().gates_timing(self.environment)
+        return {"timing": "gate" if gates else self.read_options().timing.replace("auto", "report")}
+
+    def items_of(self, collector: pytest.Collector, obj: Any) -> list[pytest.Item]:
+        """Return the items of a promise, or of the known issues."""
+        from bscheck.checks import get_check
+
+        gate = sys.modules["bscheck.gate"]
+        if isinstance(obj, gate.KnownIssues):
+            return [_known_issue_item(collector, issue) for issue in self.known_issues]
+        check = get_check(obj.check)
+        chosen = self.read_options().check
+        if chosen and check.name not in chosen:
+            return []
+        return [_promise_item(collector, check, param) for param in check.params()]
+
+    def pytest_collectreport(self) -> None:
+        """Stop with one line where collecting found the environment or an option unusable."""
+        if self.stop:
+            self._exit(self.stop)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Look at the environment for a team's own tests too, and keep only the checks asked for."""
+        try:
+            if any(map(_is_ours, items)):
+                self.start()
+            chosen = self.read_options().check if self.environment or self._command_line("check") else ()
+            if chosen:
+                _refuse_unknown(chosen)
+                self._keep(items, chosen)
+        except BscheckError as error:
+            self._exit(str(error))
+
+    def _command_line(self, name: str) -> Any:
+        return self.config.getoption(f"bscheck_{name}")
+
+    def _keep(self, items: list[pytest.Item], chosen: tuple[str, ...]) -> None:
+        dropped = [item for item in items if _is_ours(item) and _check_name(item) not in chosen]
+        if dropped:
+            self.config.hook.pytest_deselected(items=dropped)
+            items[:] = [item for item in items if item not in dropped]
+
+    def _exit(self, line: str) -> None:
+        """End the session with one line and the exit code for bad input; under xdist, the controller does."""
+        if not self.is_worker:
+            raise pytest.UsageError(f"bscheck: {line}")
+        self.config.workeroutput[_WORKER_KEY] = line  # type: ignore[attr-defined]
+        pytest.exit(line, returncode=EXIT_BAD_INPUT)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Stop for what a worker found unusable."""
+        line = getattr(node, "workeroutput", {}).get(_WORKER_KEY)
+        if line:
+            raise pytest.UsageError(f"bscheck: {line}")
+
+    def pytest_report_collectionfinish(self) -> list[str]:
+        """Return the header, now that there is something to head."""
+        return self._header() if self.environment else []
+
+    def _header(self) -> list[str]:
+        from bscheck.options import settings_in
+        from bscheck.results.summary import header
+
+        self.told = True
+        return header(self.environment, self.read_options().to_json(), settings_in())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Keep the running item at hand for `bscheck.parametrize`."""
+        token = CURRENT_ITEM.set(item)
+        try:
+            return (yield)
+        finally:
+            CURRENT_ITEM.reset(token)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Let the results travel with the report, from an xdist worker too."""
+        report = yield
+        if call.when == "call" and item.stash.get(RESULTS, None):
+            report.bscheck = item.stash[RESULTS]  # type: ignore[attr-defined]
+            report.bscheck_environment = dict(self.environment)  # type: ignore[attr-defined]
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep a report's results."""
+        texts: list[str] = getattr(report, "bscheck", [])
+        if texts and not self.environment:
+            self.environment = getattr(report, "bscheck_environment", {})
+        self.results += [{**json.loads(text), "nodeid": report.nodeid} for text in texts]
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Write the record, also of a run that was cut short."""
+        self._restore_sigterm()
+        if self.is_worker:
+            return
+        try:
+            options = self.read_options()
+            if options.record is not None and (self.results or self._command_line("record")):
+                self._write(options, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
+        except BscheckError as error:
+            if self.results or self._command_line("record"):
+                self.written = f"bscheck: {error}"
+
+    def _write(self, options: Options, *, interrupted: bool) -> None:
+        from bscheck.results.record import write_record
+
+        assert options.record is not None
+        write_record(
+            options.record,
+            environment=self.environment,
+            options=options.to_json(),
+            started=self.started,
+            finished=_now(),
+            interrupted=interrupted,
+            results=self.results,
+            known_issues=[_issue_json(issue) for issue in self.known_issues],
+        )
+        self.written = f"record: {options.record} ({len(self.results)} results)"
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the summary, if any of bscheck's items ran."""
+        if self.results:
+            from bscheck.checks import FAMILIES
+            from bscheck.results.summary import summary
+
+            terminalreporter.section("bscheck", sep="-")
+            for line in [*([] if self.told else self._header()), *summary(self.results, FAMILIES)]:
+                terminalreporter.line(line)
+        if self.written:
+            terminalreporter.line(self.written)
+
+    def _catch_sigterm(self, options: Options) -> None:
+        """Let a SIGTERM end the run as Ctrl-C does, so that the record that was asked for is written."""
+
+        def interrupt(number: int, frame: object) -> None:
+            raise KeyboardInterrupt
+
+        if options.record is None or self.is_worker or self.old_handler is not None:
+            return
+        try:
+            self.old_handler = signal.signal(signal.SIGTERM, interrupt)
+        except ValueError:
+            return  # pytest runs in a thread, where handlers cannot be set
+
+    def _restore_sigterm(self) -> None:
+        if self.old_handler is not None:
+            signal.signal(signal.SIGTERM, self.old_handler)
+            self.old_handler = None
+
+
+class BscheckItem(pytest.Item):
+    """An item whose failures are told in bscheck's own words."""
+
+    check: Check
+
+    def _prepare(self, check: Check) -> None:
+        self.check = check
+        self.add_marker(_MARKER)
+        self.add_marker(marker_of(check.family))
+
+    def reportinfo(self) -> tuple[Any, int | None, str]:
+        """Return where the item is, and the heading of its failure."""
+        return self.path, None, self.name
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Return the failure's text: no traceback, unless the bug is bscheck's own."""
+        from bscheck.results.failure import PromiseBroken
+
+        if isinstance(excinfo.value, PromiseBroken):
+            return str(excinfo.value)
+        if isinstance(excinfo.value, BscheckError):
+            return f"bscheck: {excinfo.value}"
+        return super().repr_failure(excinfo, style)
+
+
+class PromiseItem(BscheckItem):
+    """One check on one parameter."""
+
+    param: Param
+
+    def runtest(self) -> None:
+        """Run the check and record its result."""
+        from bscheck.checks.run import run_check
+
+        session = self.config.stash[SESSION]
+        context = new_context(self.param, session.context_options())
+        with _without_capture_of_settings():
+            conclude(self, self.check, run_check(self.check, context, session.settings()))
+
+
+class KnownIssueItem(BscheckItem):
+    """The pinned case of one known issue."""
+
+    issue: KnownIssue
+
+    def runtest(self) -> None:
+        """Run the pinned case and record whether the defect is still there."""
+        from bscheck.checks import Param
+        from bscheck.checks.run import run_pinned
+
+        session = self.config.stash[SESSION]
+        param = Param(tuple(self.issue.param.items()))
+        context = new_context(param, session.context_options())
+        conclude(self, self.check, run_pinned(self.issue, self.check, context))
+
+
+def conclude(item: pytest.Item | None, check: Check, result: Result) -> None:
+    """Record a result on its item, then fail or skip as its verdict demands.
+
+    Raises
+    ------
+    PromiseBroken
+        When the promise is broken.
+    """
+    __tracebackhide__ = True
+    from bscheck.results.failure import PromiseBroken, render
+    from bscheck.results.verdict import Verdict
+
+    environment: Mapping[str, str] = {}
+    if item is not None:
+        item.stash.setdefault(RESULTS, []).append(json.dumps(result.to_json()))
+        item.user_properties += _figures(result)
+        environment = item.config.stash[SESSION].environment
+    if result.verdict == Verdict.FAILED:
+        raise PromiseBroken(render(result, check.promise, environment), result)
+    if result.verdict == Verdict.NOT_APPLICABLE:
+        raise pytest.skip.Exception(f"not applicable: {result.reason}", _use_item_location=True)
+
+
+def describe_environment() -> Mapping[str, str]:
+    """Return versions and device, see `bscheck.runtime.environment.describe`."""
+    from bscheck.runtime.environment import describe
+
+    return describe()
+
+
+def new_context(param: Param, options: Mapping[str, str]) -> Context:
+    """Return the context of one of the gate's parameters."""
+    from bscheck.checks.context import Context
+
+    return Context(param, options=options)

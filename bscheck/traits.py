@@ -1,0 +1,237 @@
+"""What probing finds out about a subject: the facts that decide which promises apply to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bscheck.errors import SubjectError, one_line
+from bscheck.runtime import keras_module
+from bscheck.runtime.bench import Bench, build_model, precision
+from bscheck.subject import Subject, examples, leaves, map_leaves, take
+from bscheck.tolerance import rms
+
+#: Layers that Keras documents as computing statistics over the batch while training.
+BATCH_STATISTICS = ("BatchNormalization", "SpectralNormalization")
+
+#: Examples in the probes: few, but enough that every example has several neighbours.
+PROBE_EXAMPLES = 4
+
+#: A training output that moves by more than this share when only *other* examples change is coupled to them. In
+#: float64 uncoupled models move by at most about 1e-15; batch statistics move by 1e-1.
+COUPLED = 1e-9
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Facts about a subject, found by probing.
+
+    Attributes
+    ----------
+    outputs : int
+        Number of model outputs.
+    parameters : int
+        Number of trainable parameters.
+    reduction : str
+        How the loss combines its rows: ``mean``, ``sum`` or ``weighted mean``; ``other`` where a custom loss is
+        no such combination.
+    masked_loss : bool
+        A mask reaches the loss, which is then a mean over the valid entries of each batch.
+    coupling : float
+        How far an example's training output moves (relative rms) when only other examples change.
+    batch_statistics : tuple of str
+        Names of the layers with batch statistics.
+    stochastic : bool
+        Two training calls on the same batch differ (dropout, noise).
+    stateful : tuple of str
+        Names of the recurrent layers that keep their state between batches.
+    recurrent : bool
+    sparse_gradients : bool
+        Some gradient holds some rows only.
+    double : bool
+        The float64 twin really computes in float64.
+    penalties : bool
+        The loss has terms that no example owns (regularizers, ``add_loss``).
+    """
+
+    outputs: int
+    parameters: int
+    reduction: str
+    masked_loss: bool
+    coupling: float
+    batch_statistics: tuple[str, ...]
+    stochastic: bool
+    stateful: tuple[str, ...]
+    recurrent: bool
+    sparse_gradients: bool
+    double: bool
+    penalties: bool
+
+    @property
+    def coupled(self) -> bool:
+        """Whether examples influence each other's training outputs."""
+        return self.coupling > COUPLED
+
+    def words(self) -> str:
+        """Return the traits as a short phrase, for the log of the first run."""
+        said = [
+            f"{self.parameters} parameters",
+            f"{self.outputs} outputs" if self.outputs != 1 else "",
+            f"loss is a {self.reduction} over the examples",
+            "penalties" if self.penalties else "",
+            "masked loss" if self.masked_loss else "",
+            f"batch statistics in {', '.join(self.batch_statistics)}" if self.batch_statistics else "",
+            f"examples coupled in training ({self.coupling:.1g})" if self.coupled else "",
+            "stochastic" if self.stochastic else "",
+            f"stateful {', '.join(self.stateful)}" if self.stateful else "",
+            "sparse gradients" if self.sparse_gradients else "",
+            "" if self.double else "no float64 twin",
+        ]
+        return ", ".join(part for part in said if part)
+
+
+def probe(subject: Subject, bench: Bench) -> Traits:
+    """Return the traits of a subject, from its float64 bench.
+
+    Raises
+    ------
+    SubjectError
+        When the subject breaks its contract: shared or differing builds, a loss that is not one number.
+    """
+    check_builds(subject, bench)
+    model = bench.model
+    batch = bench.cast(subject.draw(1, PROBE_EXAMPLES))
+    check_loss(subject, bench, batch)
+    layers = list(_walk(model))
+    first = _outputs(bench, batch[0], True)
+    return Traits(
+        outputs=len(leaves(first)),
+        parameters=int(sum(bench.lengths)),
+        reduction=_reduction(subject),
+        masked_loss=_mask_reaches_loss(bench, batch),
+        coupling=_coupling(subject, bench),
+        batch_statistics=tuple(layer.name for layer in layers if type(layer).__name__ in BATCH_STATISTICS),
+        stochastic=_stochastic(bench, batch[0]),
+        stateful=tuple(layer.name for layer in layers if getattr(layer, "stateful", False)),
+        recurrent=any(hasattr(layer, "cell") or hasattr(layer, "return_sequences") for layer in layers),
+        sparse_gradients=any(type(layer).__name__ == "Embedding" for layer in layers)
+        and bench.runtime.name == "tensorflow",
+        double=all(np.asarray(leaf).dtype == np.float64 for leaf in leaves(first))
+        and all(str(v.dtype) == "float64" for v in model.trainable_variables),
+        penalties=_has_penalties(bench, batch),
+    )
+
+
+def check_builds(subject: Subject, bench: Bench) -> None:
+    """Raise `SubjectError` unless ``build`` gives new models of equal weights."""
+    again = build_model(subject, bench.dtype)
+    if again is bench.model or {id(v) for v in again.variables} & {id(v) for v in bench.model.variables}:
+        raise SubjectError(
+            f"Subject {subject.name!r}: build() returns the same model twice (or models that share weights); "
+            "it must make a new one each time"
+        )
+    shapes = [tuple(v.shape) for v in again.trainable_variables]
+    if shapes != bench.shapes:
+        raise SubjectError(
+            f"Subject {subject.name!r}: build() makes different weights each time "
+            f"({len(bench.shapes)} variables {bench.shapes[:3]}…, then {len(shapes)} {shapes[:3]}…)"
+        )
+    values = [np.asarray(bench.keras.ops.convert_to_numpy(v), np.float64) for v in again.trainable_variables]
+    if not all(np.array_equal(a, b) for a, b in zip(values, bench.split(bench.initial), strict=True)):
+        raise SubjectError(
+            f"Subject {subject.name!r}: build() gives different initial weights each time although Keras's, "
+            "NumPy's and Python's seeds are the same; seed your own random generator inside build()"
+        )
+
+
+def check_loss(subject: Subject, bench: Bench, batch: Sequence[Any]) -> None:
+    """Raise `SubjectError` unless the training loss of a batch is one finite number."""
+    with precision(bench.dtype):
+        try:
+            loss = np.asarray(bench.keras.ops.convert_to_numpy(bench.loss(*_tensors(batch))))
+        except Exception as error:
+            raise SubjectError(
+                f"Subject {subject.name!r}: the loss cannot be computed on its data: {one_line(error)}"
+            ) from error
+    if loss.ndim != 0:
+        raise SubjectError(
+            f"Subject {subject.name!r}: the loss is not one number but has shape {loss.shape}; use a reduction "
+            "('sum_over_batch_size' or 'sum')"
+        )
+    if not np.isfinite(loss):
+        raise SubjectError(f"Subject {subject.name!r}: the loss of its first batch is {loss}; it must be finite")
+
+
+def _tensors(tree: Any) -> Any:
+    convert = keras_module().ops.convert_to_tensor
+    return [None if part is None else map_leaves(convert, part) for part in tree]
+
+
+def _outputs(bench: Bench, x: Any, training: bool) -> Any:
+    with precision(bench.dtype):
+        y = bench.model(map_leaves(bench.keras.ops.convert_to_tensor, x), training=training)
+    return map_leaves(lambda t: np.asarray(bench.keras.ops.convert_to_numpy(t)), y)
+
+
+def coupling(bench: Bench, x: Any, other: Any, training: bool) -> float:
+    """Return how far example 0's outputs move (relative rms) when every other example is changed.
+
+    `x` and `other` are inputs of the same size; example 0 is taken from `x` both times.
+    """
+    mixed = map_leaves(np.array, other)
+    for target, source in zip(leaves(mixed), leaves(x), strict=True):
+        target[0] = np.asarray(source)[0]
+    bench.set_weights(bench.initial)
+    before = [np.asarray(leaf[:1], np.float64) for leaf in leaves(_outputs(bench, x, training))]
+    bench.set_weights(bench.initial)
+    after = [np.asarray(leaf[:1], np.float64) for leaf in leaves(_outputs(bench, mixed, training))]
+    moved = rms(np.concatenate([(a - b).ravel() for a, b in zip(after, before, strict=True)]))
+    size = rms(np.concatenate([b.ravel() for b in before]))
+    return moved / size if size else float(moved > 0)
+
+
+def _coupling(subject: Subject, bench: Bench) -> float:
+    x, _, _ = bench.cast(subject.draw(2, PROBE_EXAMPLES))
+    other, _, _ = bench.cast(subject.draw(3, PROBE_EXAMPLES))
+    if _stochastic(bench, x):
+        return 0.0
+    return coupling(bench, x, other, True)
+
+
+def _stochastic(bench: Bench, x: Any) -> bool:
+    first, second = (leaves(_outputs(bench, x, True)) for _ in range(2))
+    same = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second, strict=True))
+    bench.set_weights(bench.initial)
+    return not same
+
+
+def _mask_reaches_loss(bench: Bench, batch: Sequence[Any]) -> bool:
+    with precision(bench.dtype):
+        outputs = bench.model(_tensors(batch)[0], training=True)
+    return any(getattr(leaf, "_keras_mask", None) is not None for leaf in leaves(outputs))
+
+
+def _has_penalties(bench: Bench, batch: Sequence[Any]) -> bool:
+    with precision(bench.dtype):
+        bench.model(_tensors(batch)[0], training=True)
+        return bool(bench.model.losses)
+
+
+def _reduction(subject: Subject) -> str:
+    """Return how the loss is documented to combine its rows; a plain function is averaged by Keras."""
+    names = {
+        str(getattr(loss, "reduction", "sum_over_batch_size") or "none") for loss in leaves(subject.loss)
+    }
+    known = {"sum_over_batch_size": "mean", "mean": "mean", "sum": "sum",
+             "mean_with_sample_weight": "weighted mean"}  # fmt: skip
+    return known.get(names.pop(), "other") if len(names) == 1 else "other"
+
+
+def _walk(layer: Any) -> Any:
+    for inner in layer._flatten_layers() if hasattr(layer, "_flatten_layers") else getattr(layer, "layers", ()):
+        yield inner
+
+
