@@ -174,32 +174,104 @@ class UpdateCase(Case):
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceCase(Case):
-    """Prediction and evaluation of the same examples at one batch size: the independence family's situation.
+    """Examples in batches through Keras's own loops: the independence family's situation.
 
     Attributes
     ----------
-    examples : int
-        Number of examples N.
     batch_size : int
-        Batch size B of the run held against the float64 value over all N examples; B > N is allowed.
+        Batch size B.
+    batches, tail : int
+        Full batches, and examples in the ragged last one (0: there is none). With no full batch B > N.
+    path : str
+        ``predict``, ``evaluate``, ``fit`` (one epoch), ``train_on_batch`` or ``test_on_batch``.
+    source : str
+        How the examples are given: ``arrays``, ``generator``, ``dataset`` (tf.data), ``pydataset``, or ``on_batch``
+        (each batch by ``predict_on_batch``).
+    earlier : str
+        What was called before, on other examples.
     steps_per_execution : int
         Steps in one compiled call.
     """
 
-    examples: int = 5
     batch_size: int = 2
+    batches: int = 1
+    tail: int = 0
     dtype: str = "float32"
     mode: str = "graph"
     weights: str = "none"
+    scale: str = "usual"
+    path: str = "evaluate"
     source: str = "arrays"
+    earlier: str = "nothing"
     steps_per_execution: int = 1
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
-        "dtype": DTYPES,
-        "mode": MODES,
-        "weights": WEIGHTINGS,
-        "source": ("arrays", "generator", "dataset"),
-    }
+        "dtype": DTYPES, "mode": MODES, "weights": WEIGHTINGS, "scale": SCALES,
+        "path": ("predict", "evaluate", "fit", "train_on_batch", "test_on_batch"),
+        "source": ("arrays", "generator", "dataset", "pydataset", "on_batch"),
+        "earlier": ("nothing", "evaluate", "test_on_batch", "train_on_batch", "fit"),
+    }  # fmt: skip
+
+    @property
+    def examples(self) -> int:
+        """Number of examples N."""
+        return self.batches * self.batch_size + self.tail
+
+    @property
+    def edges(self) -> list[tuple[int, int]]:
+        """First and past-the-last example of each batch."""
+        n, b = self.examples, self.batch_size
+        return [(start, min(start + b, n)) for start in range(0, n, b)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfluenceCase(Case):
+    """One example among others: what the others may do to it.
+
+    Attributes
+    ----------
+    examples, kept : int
+        Number of examples, and how many of them stay as they are.
+    change : str
+        What happens to the others: ``changed`` (drawn anew), ``huge`` (a thousand times larger), ``removed``, or
+        ``permuted`` (all examples change places).
+    training : bool
+        Whether the model is called with ``training=True``.
+    """
+
+    examples: int = 2
+    kept: int = 1
+    change: str = "changed"
+    training: bool = False
+    dtype: str = "float32"
+    mode: str = "graph"
+    scale: str = "usual"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "dtype": DTYPES, "mode": MODES, "scale": SCALES,
+        "change": ("changed", "huge", "removed", "permuted"),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaddingCase(Case):
+    """Sequences padded with masked steps.
+
+    Attributes
+    ----------
+    examples : int
+        Number of sequences in the batch.
+    padding : int
+        Masked steps appended beyond the longest sequence the subject's data have.
+    """
+
+    examples: int = 2
+    padding: int = 1
+    dtype: str = "float32"
+    mode: str = "graph"
+    scale: str = "usual"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"dtype": DTYPES, "mode": MODES, "scale": SCALES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,14 +284,20 @@ class VarianceCase(Case):
         Number of examples N (all subsets are enumerated, so small).
     batch_size : int
         Size B of the subsets.
+    weights, scale
+        As in `GradientCase`.
     """
 
-    examples: int = 6
+    examples: int = 5
     batch_size: int = 2
     dtype: str = "float64"
     mode: str = "graph"
+    weights: str = "none"
+    scale: str = "usual"
 
-    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"dtype": ("float64",), "mode": MODES}
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "dtype": ("float64",), "mode": MODES, "weights": WEIGHTINGS, "scale": SCALES,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,18 +310,26 @@ class TrajectoryCase(Case):
         Examples in each batch.
     updates : int
         Number of updates followed.
+    model : str
+        ``classifier`` (two dense layers, softmax cross-entropy, a penalty) or ``regression`` (linear, mean
+        squared error).
+    path : str
+        ``train_on_batch`` or ``fit``.
     rate : str
-        ``constant`` or ``changing`` (the learning rate is assigned anew half-way).
+        ``constant`` or ``changing`` (the learning rate is assigned anew every third update).
     """
 
     batch_size: int = 1
-    updates: int = 20
+    updates: int = 1
     dtype: str = "float32"
     mode: str = "graph"
+    model: str = "classifier"
+    path: str = "train_on_batch"
     rate: str = "constant"
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "dtype": ("float32", "float64"), "mode": MODES, "rate": ("constant", "changing"),
+        "model": ("classifier", "regression"), "path": ("train_on_batch", "fit"),
     }  # fmt: skip
 
 

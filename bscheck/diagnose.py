@@ -107,7 +107,8 @@ def _ablations(case: Case) -> Iterator[tuple[str, Any, Case]]:
     for field in dataclasses.fields(case):
         if field.name in _AMOUNTS or getattr(case, field.name) == field.default:
             continue
-        yield field.name, field.default, dataclasses.replace(case, **{field.name: field.default})
+        default: Any = field.default
+        yield field.name, default, dataclasses.replace(case, **{field.name: default})
 
 
 def _outcome(check: Check, context: Context, case: Case, reading: Reading) -> str:
@@ -128,9 +129,5 @@ def _outcome(check: Check, context: Context, case: Case, reading: Reading) -> st
 
 
 def percent(share: float) -> str:
-    """Return a share of a bound for reading: two digits below 10 000 %, else as a power of ten."""
-    if math.isnan(share):
-        return "not a number"
-    if math.isinf(share):
-        return "infinitely many %"
-    return f"{100 * share:.2g} %" if 100 * share < 10 else f"{100 * share:.0f} %" if share < 100 else f"{100 * share:.1e} %"
+    """Return a share of a bound, above 1, for reading."""
+    return f"{100 * share:.0f} %" if share < 100 else f"{100 * share:.1e} %"

@@ -9,60 +9,44 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bscheck.errors import EXIT_BAD_INPUT, BscheckError, unknown
+from bscheck.errors import EXIT_BAD_INPUT, BscheckError
+from bscheck.items import CURRENT_ITEM, MARKER, RESULTS, SESSION, KnownIssueItem, PromiseItem, marker_of
 
 if TYPE_CHECKING:
-    from bscheck.checks import Check, Param
-    from bscheck.checks.context import Context
     from bscheck.checks.run import RunSettings
     from bscheck.options import Options
     from bscheck.results.known_issues import KnownIssue
-    from bscheck.results.verdict import Result
 
-#: The item that is running, for `bscheck.parametrize`.
-CURRENT_ITEM: ContextVar[pytest.Item | None] = ContextVar("bscheck_item", default=None)
-
-RESULTS = pytest.StashKey[list[str]]()
-SESSION = pytest.StashKey["Session"]()
-
-_MARKER = "bscheck"
 _WORKER_KEY = "bscheck_exit"
-
-
-def marker_of(family: str) -> str:
-    """Return the marker's name of a family."""
-    return f"{_MARKER}_{family.replace(' ', '_')}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options; they are validated once pytest is configured."""
     from bscheck.options import OPTIONS, field, option, variable
 
-    group = parser.getgroup("bscheck", "does the batch size change what a Keras model learns?")
+    group = parser.getgroup("bscheck", "bscheck: does the batch size change what a Keras model learns?")
     for name, metavar, repeatable, text in OPTIONS:
-        shared = {"dest": f"bscheck_{field(name)}", "default": None}
+        shared: dict[str, Any] = {"dest": f"bscheck_{field(name)}", "default": None}
         shared["help"] = f"{text} [{variable(name)}]"
         if metavar is None:
-            group.addoption(option(name), action="store_true", **shared)  # type: ignore[arg-type]
+            group.addoption(option(name), action="store_true", **shared)
         else:
             action = "append" if repeatable else "store"
-            group.addoption(option(name), action=action, metavar=metavar, **shared)  # type: ignore[arg-type]
+            group.addoption(option(name), action=action, metavar=metavar, **shared)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Validate what was given on the command line; the rest waits for the first item."""
     from bscheck.checks import FAMILIES
 
-    config.addinivalue_line("markers", f"{_MARKER}: a promise of bscheck, on one parameter")
+    config.addinivalue_line("markers", f"{MARKER}: a promise of bscheck, on one parameter")
     for family in FAMILIES:
         config.addinivalue_line("markers", f"{marker_of(family)}: a promise of bscheck's family {family!r}")
     session = Session(config)
@@ -103,7 +87,7 @@ class Given:
         return cls({name: config.getoption(f"bscheck_{name}") for name in names})
 
 
-@dataclass
+@dataclass(eq=False)  # pluggy keeps its plugins in sets
 class Session:
     """What one pytest session knows of bscheck: nothing, until the first of its items is collected."""
 
@@ -133,6 +117,7 @@ class Session:
                 from bscheck.results.record import check_writable
 
                 check_writable(record)
+                self._catch_sigterm()
         except BscheckError as error:
             raise pytest.UsageError(f"bscheck: {error}") from None
 
@@ -153,6 +138,7 @@ class Session:
             from bscheck.results.record import check_writable
 
             check_writable(options.record)
+            self._catch_sigterm()
         from bscheck.checks import all_checks
         from bscheck.results.known_issues import load_known_issues
 
@@ -163,7 +149,6 @@ class Session:
             )
         self.known_issues = load_known_issues(all_checks(), *options.known_issues)
         self.environment = environment
-        self._catch_sigterm(options)
 
     def settings(self) -> RunSettings:
         """Return what the runner is told."""
@@ -188,12 +173,12 @@ class Session:
 
         gate = sys.modules["bscheck.gate"]
         if isinstance(obj, gate.KnownIssues):
-            return [_known_issue_item(collector, issue) for issue in self.known_issues]
+            return [KnownIssueItem.of(collector, issue) for issue in self.known_issues]
         check = get_check(obj.check)
         chosen = self.read_options().check
         if chosen and check.name not in chosen:
             return []
-        return [_promise_item(collector, check, param) for param in check.params()]
+        return [PromiseItem.of(collector, check, param) for param in check.params()]
 
     def pytest_collectreport(self) -> None:
         """Stop with one line where collecting found the environment or an option unusable."""
@@ -235,6 +220,18 @@ class Session:
         line = getattr(node, "workeroutput", {}).get(_WORKER_KEY)
         if line:
             raise pytest.UsageError(f"bscheck: {line}")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Tell a bad subject or argument in a test module in one line, not in a traceback."""
+        report = yield
+        call: Any = getattr(report, "call", None)
+        error = call.excinfo.value if call is not None and call.excinfo is not None else None
+        if isinstance(error, BscheckError):
+            report.longrepr = f"bscheck: {error}"
+        return report
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """Return the header, now that there is something to head."""
@@ -288,9 +285,12 @@ class Session:
                 self.written = f"bscheck: {error}"
 
     def _write(self, options: Options, *, interrupted: bool) -> None:
+        from bscheck.checks import all_checks
+        from bscheck.results.known_issues import load_known_issues
         from bscheck.results.record import write_record
 
         assert options.record is not None
+        issues = self.known_issues or load_known_issues(all_checks(), *options.known_issues)
         write_record(
             options.record,
             environment=self.environment,
@@ -299,7 +299,7 @@ class Session:
             finished=_now(),
             interrupted=interrupted,
             results=self.results,
-            known_issues=[_issue_json(issue) for issue in self.known_issues],
+            known_issues=[_issue_json(issue) for issue in issues],
         )
         self.written = f"record: {options.record} ({len(self.results)} results)"
 
@@ -315,13 +315,13 @@ class Session:
         if self.written:
             terminalreporter.line(self.written)
 
-    def _catch_sigterm(self, options: Options) -> None:
+    def _catch_sigterm(self) -> None:
         """Let a SIGTERM end the run as Ctrl-C does, so that the record that was asked for is written."""
 
         def interrupt(number: int, frame: object) -> None:
             raise KeyboardInterrupt
 
-        if options.record is None or self.is_worker or self.old_handler is not None:
+        if self.old_handler is not None:
             return
         try:
             self.old_handler = signal.signal(signal.SIGTERM, interrupt)
@@ -334,85 +334,6 @@ class Session:
             self.old_handler = None
 
 
-class BscheckItem(pytest.Item):
-    """An item whose failures are told in bscheck's own words."""
-
-    check: Check
-
-    def _prepare(self, check: Check) -> None:
-        self.check = check
-        self.add_marker(_MARKER)
-        self.add_marker(marker_of(check.family))
-
-    def reportinfo(self) -> tuple[Any, int | None, str]:
-        """Return where the item is, and the heading of its failure."""
-        return self.path, None, self.name
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Return the failure's text: no traceback, unless the bug is bscheck's own."""
-        from bscheck.results.failure import PromiseBroken
-
-        if isinstance(excinfo.value, PromiseBroken):
-            return str(excinfo.value)
-        if isinstance(excinfo.value, BscheckError):
-            return f"bscheck: {excinfo.value}"
-        return super().repr_failure(excinfo, style)
-
-
-class PromiseItem(BscheckItem):
-    """One check on one parameter."""
-
-    param: Param
-
-    def runtest(self) -> None:
-        """Run the check and record its result."""
-        from bscheck.checks.run import run_check
-
-        session = self.config.stash[SESSION]
-        context = new_context(self.param, session.context_options())
-        with _without_capture_of_settings():
-            conclude(self, self.check, run_check(self.check, context, session.settings()))
-
-
-class KnownIssueItem(BscheckItem):
-    """The pinned case of one known issue."""
-
-    issue: KnownIssue
-
-    def runtest(self) -> None:
-        """Run the pinned case and record whether the defect is still there."""
-        from bscheck.checks import Param
-        from bscheck.checks.run import run_pinned
-
-        session = self.config.stash[SESSION]
-        param = Param(tuple(self.issue.param.items()))
-        context = new_context(param, session.context_options())
-        conclude(self, self.check, run_pinned(self.issue, self.check, context))
-
-
-def conclude(item: pytest.Item | None, check: Check, result: Result) -> None:
-    """Record a result on its item, then fail or skip as its verdict demands.
-
-    Raises
-    ------
-    PromiseBroken
-        When the promise is broken.
-    """
-    __tracebackhide__ = True
-    from bscheck.results.failure import PromiseBroken, render
-    from bscheck.results.verdict import Verdict
-
-    environment: Mapping[str, str] = {}
-    if item is not None:
-        item.stash.setdefault(RESULTS, []).append(json.dumps(result.to_json()))
-        item.user_properties += _figures(result)
-        environment = item.config.stash[SESSION].environment
-    if result.verdict == Verdict.FAILED:
-        raise PromiseBroken(render(result, check.promise, environment), result)
-    if result.verdict == Verdict.NOT_APPLICABLE:
-        raise pytest.skip.Exception(f"not applicable: {result.reason}", _use_item_location=True)
-
-
 def describe_environment() -> Mapping[str, str]:
     """Return versions and device, see `bscheck.runtime.environment.describe`."""
     from bscheck.runtime.environment import describe
@@ -420,8 +341,27 @@ def describe_environment() -> Mapping[str, str]:
     return describe()
 
 
-def new_context(param: Param, options: Mapping[str, str]) -> Context:
-    """Return the context of one of the gate's parameters."""
-    from bscheck.checks.context import Context
+def _is_ours(item: pytest.Item) -> bool:
+    return item.get_closest_marker(MARKER) is not None
 
-    return Context(param, options=options)
+
+def _check_name(item: pytest.Item) -> str:
+    marker = item.get_closest_marker(MARKER)
+    return str(marker.kwargs.get("check", "")) if marker else ""
+
+
+def _refuse_unknown(names: tuple[str, ...]) -> None:
+    """Raise for the first name that is no check."""
+    from bscheck.checks import get_check
+
+    for name in names:
+        get_check(name)
+
+
+def _issue_json(issue: KnownIssue) -> dict[str, Any]:
+    """Return a known issue for the record; where its file lay is nobody's business."""
+    return {key: value for key, value in asdict(issue).items() if key != "source"}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

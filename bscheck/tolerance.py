@@ -141,6 +141,45 @@ def end_to_end(
     return found
 
 
+def rows(
+    outputs: Sequence[Array],
+    reference: Sequence[Array],
+    rounding: Sequence[Array],
+    calibration: Sequence[Array],
+    u: float,
+) -> Deviation:
+    """Compare rows of outputs with the float64 ones.
+
+    With the norm ``|.|`` the rms over all rows, ``|p - r| <= 6 sigma``, and with the maximum norm ``<= 8 sigma``,
+    where ``sigma = max(|f - c|, u |c|, 1e-3 u |c_all|)``: ``f - c`` (`rounding`) is what the subject's own
+    arithmetic was just seen to do to the calibration rows ``c`` *given one at a time*, so that no fault of larger
+    batches can widen the bound. The calibration has at least as many rows as the outputs, and never so few that
+    all of them round well by luck; row p's error is one more draw from the same distribution.
+    """
+    everything = rms(np.concatenate([c.ravel() for c in calibration]))
+    found = Deviation(0.0, 0, (), 0.0, 0.0, 0.0)
+    for norm, factor in ((rms, 6.0), (_largest, 8.0)):
+        bounds = [
+            factor * max(norm(e), u * norm(c), GLOBAL_FLOOR * u * everything) + TINY
+            for e, c in zip(rounding, calibration, strict=True)
+        ]
+        found = _worse(found, _worst_norm(outputs, reference, bounds, norm))
+    return found
+
+
+def mean_over_examples(shift: float, size: float, terms: int, u: float) -> float:
+    """Return how far a mean over examples may be off.
+
+    ``6 shift + 4 u sqrt(terms + 8) size``. `shift` is the rms over the calibration rows of how far one example's
+    term moves when the float64 prediction is replaced by the subject's own, so 6 of it bound the mean even where
+    all examples err alike. `size` is the mean magnitude of what one term is computed from; a sum of `terms` of
+    them, with 8 operations for the term itself and the division, errs by no more than ``4 u sqrt(terms + 8)`` of
+    that with probability above 1 - 1e-3 per worst-case input (Higham and Mary 2019, lambda = 4), and in practice
+    by far less.
+    """
+    return 6.0 * shift + 4.0 * u * float(np.sqrt(terms + 8)) * size + TINY
+
+
 def _largest(values: Array) -> float:
     return float(np.max(np.abs(values))) if values.size else 0.0
 

@@ -11,6 +11,7 @@ import numpy as np
 from bscheck.errors import SubjectError, one_line
 from bscheck.runtime import keras_module
 from bscheck.runtime.bench import Bench, build_model, precision
+from bscheck.runtime.promotion import promotes_to_double
 from bscheck.subject import Subject, examples, leaves, map_leaves, take
 from bscheck.tolerance import rms
 
@@ -119,9 +120,18 @@ def probe(subject: Subject, bench: Bench) -> Traits:
         recurrent=any(hasattr(layer, "cell") or hasattr(layer, "return_sequences") for layer in layers),
         sparse_gradients=any(type(layer).__name__ == "Embedding" for layer in layers)
         and bench.runtime.name == "tensorflow",
-        double=all(np.asarray(leaf).dtype == np.float64 for leaf in leaves(first))
-        and all(str(v.dtype) == "float64" for v in model.trainable_variables),
+        double=_double(bench, first),
         penalties=_has_penalties(bench, batch),
+    )
+
+
+def _double(bench: Bench, outputs: Any) -> bool:
+    with precision(bench.dtype):
+        promoted = promotes_to_double()
+    return (
+        promoted
+        and all(np.asarray(leaf).dtype == np.float64 for leaf in leaves(outputs))
+        and all(str(v.dtype) == "float64" for v in bench.model.trainable_variables)
     )
 
 

@@ -124,8 +124,8 @@ class Context:
         return _bench(_Identity(self.subject), dtype)
 
     def modes(self) -> tuple[str, ...]:
-        """Return the execution modes drawn from: XLA is left to corners, where compiling is worth it."""
-        return tuple(m for m in self.runtime.modes if m != "jit") or self.runtime.modes
+        """Return the execution modes drawn from; the others are left to corners, where compiling is worth it."""
+        return self.runtime.drawn_modes
 
 
 def random(seed: int, *salt: int) -> np.random.Generator:

@@ -67,12 +67,12 @@ class RunSettings:
         return self.timing == "gate" or (self.timing == "auto" and environment.get("device") == "gpu")
 
 
-_CURRENT: ContextVar[RunSettings] = ContextVar("bscheck_settings", default=RunSettings())
+_CURRENT: ContextVar[RunSettings] = ContextVar("bscheck_settings")
 
 
 def current_settings() -> RunSettings:
     """Return the settings of the check that is running, for checks that depend on them."""
-    return _CURRENT.get()
+    return _CURRENT.get(RunSettings())
 
 
 def derive_seed(seed: int, name: str) -> int:
@@ -194,7 +194,7 @@ class _Seen:
     reading: Reading
 
 
-class _Broken(AssertionError):
+class _BrokenError(AssertionError):
     """Tells Hypothesis that the drawn case breaks the promise."""
 
 
@@ -245,7 +245,7 @@ class _Run:
         try:
             with _no_constants_of_the_project():
                 _property(self, examples)()
-        except _Broken:
+        except _BrokenError:
             self.violated = self.latest
         except _Escape as escape:
             raise escape.error from None
@@ -350,7 +350,7 @@ def _property(run: _Run, examples: int) -> Callable[[], None]:
             raise _Stop
         if _violates_while_drawing(run, case):
             run.deadline = min(run.deadline, time.monotonic() + SHRINK_SECONDS)
-            raise _Broken
+            raise _BrokenError
 
     name = f"{run.check.name}[{run.context.param.id}]"
     holds.__name__ = holds.__qualname__ = run.check.name
@@ -368,7 +368,7 @@ def _property(run: _Run, examples: int) -> Callable[[], None]:
         backend="hypothesis",
     )
     seeded = hypothesis.seed(derive_seed(run.settings.seed, name))
-    return seeded(configure(hypothesis.given(st.data())(holds)))  # type: ignore[no-any-return]
+    return seeded(configure(hypothesis.given(st.data())(holds)))
 
 
 def _violates_while_drawing(run: _Run, case: Case) -> bool:
@@ -397,7 +397,7 @@ def _no_constants_of_the_project() -> Iterator[None]:
     if not hasattr(provider, "_maybe_draw_constant"):  # Hypothesis before 6.131 has no such constants
         yield
         return
-    with mock.patch.object(provider, "_maybe_draw_constant", lambda *args, **kwargs: None):
+    with mock.patch.object(provider, "_maybe_draw_constant", return_value=None):
         yield
 
 

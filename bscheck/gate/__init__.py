@@ -18,3 +18,13 @@ class Promise:
 def promise(check: str) -> Promise:
     """Return the collectable promise of the registered check of this name."""
     return Promise(check)
+
+
+@dataclass(frozen=True)
+class KnownIssues:
+    """Every known issue; the plugin collects each as one pytest item."""
+
+
+def known_issues() -> KnownIssues:
+    """Return the collectable pinned cases of the known issues."""
+    return KnownIssues()

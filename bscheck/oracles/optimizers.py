@@ -198,8 +198,8 @@ def _nadam(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Arr
     mu = _nadam_mu(beta_1, _cast(now.hyper, "schedule_decay"), now.update)
     mu_next = _nadam_mu(beta_1, _cast(now.hyper, "schedule_decay"), now.update + 1)
     product = slots["u_product"] * _nadam_mu(now.hyper["beta_1"], now.hyper["schedule_decay"], now.update)
-    first = _average(slots["momentum"], gradient, beta_1)
-    second = _average(slots["velocity"], np.square(gradient), beta_2)
+    first = _average(slots["momentum"], gradient, _averaging(now.hyper, "beta_1"))
+    second = _average(slots["velocity"], np.square(gradient), _averaging(now.hyper, "beta_2"))
     ahead = mu_next * first / (1.0 - mu_next * product) + (1.0 - mu) * gradient / (1.0 - product)
     scale = np.sqrt(second / (1.0 - beta_2**now.update)) + now.hyper["epsilon"]
     new_slots = {"momentum": first, "velocity": second, "u_product": product}
@@ -214,8 +214,8 @@ def _nadam_mu(beta_1: float, schedule_decay: float, update: int) -> float:
 
 def _lion(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
     """Chen et al. 2023, Algorithm 2."""
-    direction = np.sign(_average(slots["momentum"], gradient, _cast(now.hyper, "beta_1")))
-    momentum = _average(slots["momentum"], gradient, _cast(now.hyper, "beta_2"))
+    direction = np.sign(_average(slots["momentum"], gradient, _averaging(now.hyper, "beta_1")))
+    momentum = _average(slots["momentum"], gradient, _averaging(now.hyper, "beta_2"))
     return weight - now.learning_rate * direction, {"momentum": momentum}
 
 
@@ -283,6 +283,11 @@ def _rms(values: Array) -> Array:
 def _cast(hyper: Hyper, name: str) -> float:
     """The hyperparameter as Keras's `ops.cast` leaves it, where `hyperparameters` recorded that."""
     return hyper.get(f"cast_{name}", hyper[name])
+
+
+def _averaging(hyper: Hyper, name: str) -> float:
+    """The decay of Lion's and Nadam's averages: cast, but for torch's fused kernels, which take a float."""
+    return hyper[name] if hyper.get("fused", False) else _cast(hyper, name)
 
 
 def _as_step(rule: _Rule) -> Step:
@@ -365,6 +370,8 @@ _CAST_NOTE = (
     "on TensorFlow {0} passes through float32 before it reaches the weights' dtype, so float64 training uses "
     "the float32 value."
 )
+_MEAN_NOTE = "on JAX and torch its means are taken in float32, also for float64 weights (seen in 3.15.1)."
+_OPERAND_NOTE = "on torch its Python floats are rounded to float32, also for float64 weights."
 _EPSILON_HAT = (
     "epsilon is the paper's epsilon hat: added to sqrt(v) outside the bias correction, not to sqrt(v hat)."
 )
@@ -423,8 +430,8 @@ _ENTRIES = (
         source="Bengio, Boulanger-Lewandowski & Pascanu 2013, Advances in Optimizing Recurrent Networks, "
         "arXiv:1212.0901, section 3.5",
         differences=(
-            "the weights held are the look-ahead weights, as in Bengio et al.: Sutskever et al. 2013 "
-            "(equations 3-4) hold the others and evaluate the gradient ahead of them.",
+            ("the weights held are the look-ahead weights, as in Bengio et al.: Sutskever et al. 2013 "
+            "(equations 3-4) hold the others and evaluate the gradient ahead of them."),
             "the momentum is constant, where the paper lets it follow a schedule.",
             _CAST_NOTE.format("momentum"),
         ),
@@ -456,8 +463,8 @@ _ENTRIES = (
         source=_GRAVES,
         differences=(
             "without the momentum option the step is not smoothed; Graves always has a momentum of 0.9.",
-            "the default epsilon is 1e-7, Graves's 1e-4: when gradients repeat, v - mean^2 + epsilon can "
-            "round to a negative number, and the step to NaN.",
+            ("the default epsilon is 1e-7, Graves's 1e-4: when gradients repeat, v - mean^2 + epsilon can "
+            "round to a negative number, and the step to NaN."),
         ),
         centered=True,
     ),
@@ -482,8 +489,8 @@ _ENTRIES = (
         "adadelta", "Adadelta", _adadelta, "rho epsilon", "accumulated_grad accumulated_delta_var",
         source="Zeiler 2012, ADADELTA: An Adaptive Learning Rate Method, arXiv:1212.5701, Algorithm 1",
         differences=(
-            "the update is multiplied by a learning rate (default 0.001; the paper has none, that is 1), "
-            "and the accumulated updates are those before that factor.",
+            ("the update is multiplied by a learning rate (default 0.001; the paper has none, that is 1), "
+            "and the accumulated updates are those before that factor."),
         ),
     ),
     _entry(
@@ -522,11 +529,12 @@ _ENTRIES = (
         differences=(
             "the weights are solved for after the update, the paper does so before the next prediction.",
             "l2_regularization_strength counts twice (2 * lambda_2 in the denominator).",
-            "sums of squares start at initial_accumulator_value (0.1) and weights at their initial values, "
-            "which the first update then forgets: the paper starts both at zero.",
+            ("sums of squares start at initial_accumulator_value (0.1) and weights at their initial values, "
+            "which the first update then forgets: the paper starts both at zero."),
             "the power of the accumulator is an option (the paper's is 1/2).",
-            "l2_shrinkage_regularization_strength adds 2 * strength * weight to the gradient in the linear "
-            "term only; the paper has none.",
+            ("l2_shrinkage_regularization_strength adds 2 * strength * weight to the gradient in the linear "
+            "term only; the paper has none."),
+            _OPERAND_NOTE,
         ),
     ),
     _entry(
@@ -537,6 +545,7 @@ _ENTRIES = (
             "phi is the identity, and the ratio is 1 where either norm is zero.",
             "a layer is one variable, so a kernel and its bias have a ratio each.",
             _CAST_NOTE.format("beta in the bias corrections (not in the moving averages)"),
+            _OPERAND_NOTE,
         ),
     ),
     _entry(
@@ -549,6 +558,8 @@ _ENTRIES = (
             "row and column means stand for the paper's sums, which leaves their outer product unchanged.",
             "the second moment of a matrix is stored too, which gives up the memory the factoring saves.",
             _CAST_NOTE.format("epsilon_2"),
+            _MEAN_NOTE,
+            _OPERAND_NOTE,
         ),
     ),
 )  # fmt: skip
@@ -662,10 +673,14 @@ def hyperparameters(optimizer: Any, recurrence: Recurrence, dtype: str) -> dict[
     """Read the hyperparameters a recurrence needs, as Keras on its backend will use them.
 
     A Python float given to Keras is used in two ways. Most meet a tensor directly and keep their float64
-    value for float64 weights. Some go through `ops.cast` first, which on TensorFlow makes a float32 of them;
-    those are returned twice, plainly and as ``cast_<name>``. On torch, optimizers without a fused implementation
-    (Lamb, Ftrl, Adafactor) round the plain ones to float32 too; where the rounding falls depends on the
-    expression, so ``operand_unit`` hands its size to `rounding_bound`, and ``decay_unit`` that of the decay.
+    value for float64 weights. Some go through `ops.cast` first, which on TensorFlow makes a float32 of
+    them; those are returned twice, plainly and as ``cast_<name>``. Four more entries tell `step` and
+    `rounding_bound` of a backend's habits, where float64 weights meet float32 arithmetic:
+
+    - ``fused`` (torch): averages take the plain value, in one kernel;
+    - ``decay_unit`` (torch): unit roundoff of the factor ``1 - weight_decay * learning_rate``;
+    - ``operand_unit`` (torch, where not fused: Lamb, Ftrl, Adafactor): that of plain Python floats;
+    - ``mean_unit`` (JAX, torch): that of `ops.mean`, which casts float64 to float32 there (seen in 3.15.1).
 
     Parameters
     ----------
@@ -691,9 +706,12 @@ def hyperparameters(optimizer: Any, recurrence: Recurrence, dtype: str) -> dict[
             value = values[name]
             through = _round(value, _PRECISIONS["float32"]) if backend == "tensorflow" else value
             values[f"cast_{name}"] = _round(through, precision)
-    if backend.startswith("torch"):
-        values["decay_unit"] = _PRECISIONS["float32"].unit
-        values["operand_unit"] = 0.0 if backend == "torch_fused" else _PRECISIONS["float32"].unit
+    single = _PRECISIONS["float32"].unit
+    fused, torch = backend == "torch_fused", backend.startswith("torch")
+    values["fused"] = fused
+    values["decay_unit"] = single if torch else 0.0
+    values["operand_unit"] = single if torch and not fused else 0.0
+    values["mean_unit"] = single if torch or backend == "jax" else 0.0
     return values
 
 
@@ -718,10 +736,15 @@ def _backend(optimizer: Any) -> str:
 
 @dataclass(frozen=True)
 class _Precision:
-    """`unit`: unit roundoff; `tiny`: smallest normal number (backends may flush what is below it to zero)."""
+    """`unit`: unit roundoff; `tiny`: smallest normal number (backends may flush what is below it to zero).
+
+    `operand` and `mean`: unit roundoff of plain numbers and of means, where coarser (see `hyperparameters`).
+    """
 
     unit: float
     tiny: float
+    operand: float = 0.0
+    mean: float = 0.0
 
 
 _PRECISIONS = {
@@ -746,6 +769,7 @@ def rounding_bound(
     learning_rate: float,
     hyper: Hyper,
     dtype: str,
+    gradient_error: Array | float = 0.0,
 ) -> tuple[Array, Slots]:
     """Bound ``|Keras - oracle|`` elementwise after one step from the same state.
 
@@ -771,6 +795,8 @@ def rounding_bound(
         What was given to `Recurrence.step`.
     dtype : str
         Dtype Keras computed in: float64, float32, float16 or bfloat16.
+    gradient_error : array or float, default 0
+        How far, elementwise, the gradient that Keras used may be from the one given here.
 
     Returns
     -------
@@ -785,17 +811,19 @@ def rounding_bound(
     ValueError
         If the dtype is unknown.
     """
-    keras_scalars = float(hyper.get("operand_unit", 0.0))
-    runs = ((_precision(dtype), keras_scalars, _ORDERS), (_PRECISIONS["float64"], 0.0, 1.0))
+    habits = {"operand": hyper.get("operand_unit", 0.0), "mean": hyper.get("mean_unit", 0.0)}
+    keras = (replace(_precision(dtype), **habits), _ORDERS, gradient_error)
+    runs = (keras, (_PRECISIONS["float64"], 1.0, 0.0))
     total_weight: Array = np.zeros(np.shape(weight))
     total_slots: Slots = {name: np.zeros(np.shape(slot)) for name, slot in slots.items()}
-    for precision, scalar_unit, factor in runs:
-        exact = _Rounded.source(precision, scalar_unit)
+    for precision, factor, error in runs:
+        exact = _Rounded.source(precision)
         arguments: dict[str, Any] = {"update": exact(update), "learning_rate": exact(learning_rate)}
         tracked = {name: exact(slot) for name, slot in slots.items()}
         with np.errstate(all="ignore"):
             step: Any = recurrence.step
-            new_weight, new_slots = step(exact(weight), tracked, exact(gradient), hyper=hyper, **arguments)
+            given = _Rounded(gradient, error, precision)
+            new_weight, new_slots = step(exact(weight), tracked, given, hyper=hyper, **arguments)
             total_weight = total_weight + _limit(new_weight, factor)
             total_slots = {name: total_slots[name] + _limit(slot, factor) for name, slot in new_slots.items()}
     return total_weight, total_slots
@@ -821,33 +849,32 @@ def _round(value: float, precision: _Precision) -> float:
 class _Rounded(NDArrayOperatorsMixin):
     """An array and a bound on its error, which NumPy's operators and functions carry along."""
 
-    __slots__ = ("error", "precision", "scalar_unit", "value")
+    __slots__ = ("error", "precision", "value")
 
-    def __init__(self, value: Any, error: Any, precision: _Precision, scalar_unit: float) -> None:
+    def __init__(self, value: Any, error: Any, precision: _Precision) -> None:
         self.value: Array = np.asarray(value, dtype=np.float64)
         self.error: Array = np.broadcast_to(np.asarray(error, dtype=np.float64), self.value.shape)
         self.precision = precision
-        self.scalar_unit = scalar_unit
 
     @staticmethod
-    def source(precision: _Precision, scalar_unit: float) -> Callable[[Any], _Rounded]:
+    def source(precision: _Precision) -> Callable[[Any], _Rounded]:
         """A maker of numbers that are exact to begin with."""
-        return lambda value: _Rounded(value, 0.0, precision, scalar_unit)
+        return lambda value: _Rounded(value, 0.0, precision)
 
     @property
     def ndim(self) -> int:
         return self.value.ndim
 
     def like(self, value: Any, error: Any) -> _Rounded:
-        return _Rounded(value, error, self.precision, self.scalar_unit)
+        return _Rounded(value, error, self.precision)
 
     def lift(self, operand: Any) -> _Rounded:
         """A plain number is a hyperparameter: it is rounded to the dtype unless it fits."""
         if isinstance(operand, _Rounded):
             return operand
         number = float(operand)
-        unit = max(self.scalar_unit, self.precision.unit)
-        coarse = _Precision(unit, self.precision.tiny)
+        unit = max(self.precision.operand, self.precision.unit)
+        coarse = replace(self.precision, unit=unit)
         return self.like(number, 0.0 if _round(number, coarse) == number else unit * abs(number))
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
@@ -872,7 +899,10 @@ class _Rounded(NDArrayOperatorsMixin):
 
     def mean(self, axis: int | None = None, keepdims: bool = False) -> _Rounded:
         total = self.sum(axis=axis, keepdims=keepdims)
-        mean: _Rounded = total / (self.value.size / max(total.value.size, 1))
+        count = self.value.size / max(total.value.size, 1)
+        magnitude = np.abs(self.value).sum(axis=axis, keepdims=keepdims)
+        error = total.error + (count + 1.0) * self.precision.mean * magnitude
+        mean: _Rounded = self.like(total.value, error) / count
         return mean
 
 

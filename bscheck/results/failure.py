@@ -14,7 +14,7 @@ WIDTH = 110
 _LABEL = 12
 
 
-class PromiseBroken(AssertionError):
+class PromiseBroken(AssertionError):  # noqa: N818 - a finding, not an error
     """A promise does not hold; ``str()`` is the whole text for the reader.
 
     Attributes
@@ -83,7 +83,8 @@ def _device(environment: Mapping[str, str]) -> str:
     device, name = environment.get("device", ""), environment.get("device_name", "")
     threads = environment.get("threads", "")
     shown = f"{device} ({name})" if name and name.lower() != device else device
-    return ", ".join(filter(None, (shown, f"{threads} thread{'' if threads == '1' else 's'}" if threads else "")))
+    plural = "" if threads == "1" else "s"
+    return ", ".join(filter(None, (shown, f"{threads} thread{plural}" if threads else "")))
 
 
 def _field(label: str, text: str) -> list[str]:

@@ -95,7 +95,8 @@ def load_known_issues(checks: Mapping[str, Check], *files: Path) -> tuple[KnownI
     for path in (PACKAGED, *files):
         for issue in read_known_issues(path, checks):
             if issue.id in issues:
-                raise KnownIssueError(f"{issue.source}: the id is taken already, by {issues[issue.id].source}")
+                taken = issues[issue.id].source
+                raise KnownIssueError(f"{issue.source}: the id is taken already, by {taken}")
             issues[issue.id] = issue
     return tuple(issues.values())
 
@@ -181,7 +182,7 @@ def _check_value(key: str, value: Any, pinned: Any, check: Check | None) -> None
     if isinstance(value, dict):
         amounts = isinstance(pinned, list) or type(pinned) is int
         if not amounts or not value or set(value) - _RANGE or any(type(v) is not int for v in value.values()):
-            raise KnownIssueError(f"when.{key} must be a value, a list of values or, for numbers, {{min=, max=}}")
+            raise KnownIssueError(f"when.{key} must be a value, a list or, for numbers, {{min = , max = }}")
         return
     for one in _alternatives(value, pinned):
         if check is not None:
@@ -212,4 +213,3 @@ def _version_fits(specifier: str, version: str) -> bool:
         return SpecifierSet(specifier).contains(version, prereleases=True)
     except InvalidVersion:
         return False
-

@@ -130,7 +130,8 @@ def read_record(path: Path) -> dict[str, Any]:
         )
     for key, kind in _KEYS.items():
         if type(document.get(key)) is not kind:
-            raise RecordError(f"record {path}: {key!r} is missing or not a {kind.__name__}; the file is damaged")
+            wanted = f"{key!r} is missing or not a {kind.__name__}"
+            raise RecordError(f"record {path}: {wanted}; the file is damaged")
     for number, result in enumerate(document["results"]):
         if not isinstance(result, dict) or not {"check", "family", "param", "verdict"} <= result.keys():
             raise RecordError(f"record {path}: result {number} is incomplete; the file is damaged")

@@ -19,7 +19,9 @@ _REASONS = 12
 _COLUMNS = (15, 7, 56)
 
 
-def header(environment: Mapping[str, str], options: Mapping[str, Any], settings: Mapping[str, str]) -> list[str]:
+def header(
+    environment: Mapping[str, str], options: Mapping[str, Any], settings: Mapping[str, str]
+) -> list[str]:
     """Return the lines that say what is under test and every setting that changes it."""
     from bscheck import __version__
 
@@ -56,7 +58,8 @@ def summary(results: Results, families: Iterable[str] = ()) -> list[str]:
     lines += _not_applicable(results)
     total = sum(result["cases"] for result in results)
     seconds = sum(result["seconds"] for result in results)
-    return [*lines, _row("total", str(total), f"executions of Keras held against an oracle, {seconds:.0f} s", "")]
+    text = f"executions of Keras held against an oracle, {seconds:.0f} s"
+    return [*lines, _row("total", str(total), text, "")]
 
 
 def share(value: Any) -> float:
@@ -72,8 +75,9 @@ def percent(value: float) -> str:
 
 
 def _row(*cells: str) -> str:
-    padded = [f"{cell:>{w}}" if i == 1 else f"{cell:<{w}}" for i, (cell, w) in enumerate(zip(cells, _COLUMNS, strict=False))]
-    return "  ".join([*padded, *cells[len(_COLUMNS) :]]).rstrip()
+    family, cases, share_of_bound, verdict = cells
+    left, number, middle = _COLUMNS
+    return f"{family:<{left}} {cases:>{number}}   {share_of_bound:<{middle}} {verdict}".rstrip()
 
 
 def _asserted(group: Results) -> list[Mapping[str, Any]]:
@@ -146,7 +150,8 @@ def _held_shares(results: Results) -> list[str]:
     for issue, names in checks.items():
         cases[issue] = sum(result["cases"] for result in results if result["check"] in names)
     return [
-        f"  {issue}: held {n} of {cases[issue]} cases ({100 * n / cases[issue]:.1f} %) of {', '.join(sorted(checks[issue]))}"
+        f"  {issue}: held {n} of {cases[issue]} cases ({100 * n / cases[issue]:.1f} %) "
+        f"of {', '.join(sorted(checks[issue]))}"
         for issue, n in sorted(held.items())
     ]
 

@@ -19,11 +19,19 @@ class Runtime(Protocol):
     name: str
     #: Execution modes; the first is the one users get from ``fit``.
     modes: tuple[str, ...]
+    #: Those of them that are cheap enough to draw from; the others are left to corners.
+    drawn_modes: tuple[str, ...]
     #: Whether every new shape costs a compilation, so that cases must reuse few shapes.
     compiles_per_shape: bool
 
     def precision_scope(self, dtype: str) -> AbstractContextManager[Any]:
         """Return the scope in which the dtype policy `dtype` really computes in that dtype."""
+
+    def compile_options(self, mode: str) -> dict[str, bool]:
+        """Return the options of ``Model.compile`` that make ``fit`` run in the execution mode."""
+
+    def optimizer_class(self, base: type) -> type:
+        """Return the class of the object that calling the optimizer class `base` gives."""
 
     def compile(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
         """Return `function` (tensors in, tensors out, Keras variables as state) in the execution mode."""
@@ -48,8 +56,8 @@ class Runtime(Protocol):
     def dense(self, gradient: Any) -> Any:
         """Return a gradient as a dense tensor; repeated rows are added."""
 
-    def synchronize(self) -> None:
-        """Wait until all work given to the device is done."""
+    def synchronize(self, variables: Sequence[Any] = ()) -> None:
+        """Wait until the variables have their values, and without them until all work given to the device is done."""
 
     def describe(self) -> dict[str, str]:
         """Return backend_version, device (``cpu`` or ``gpu``), device_name, threads and tf32."""

@@ -155,11 +155,12 @@ class Bench:
     def set_weights(self, flat: Array) -> None:
         """Assign the trainable weights and give every other variable its first value again."""
         trainable = {id(v) for v in self.model.trainable_variables}
-        for variable, value in zip(self.model.variables, self._initial, strict=True):
-            if id(variable) not in trainable:
-                variable.assign(value)
-        for variable, value in zip(self.model.trainable_variables, self.split(flat), strict=True):
-            variable.assign(np.asarray(value).astype(variable.dtype))
+        with self.runtime.precision_scope(self.dtype):
+            for variable, value in zip(self.model.variables, self._initial, strict=True):
+                if id(variable) not in trainable:
+                    variable.assign(value)
+            for variable, value in zip(self.model.trainable_variables, self.split(flat), strict=True):
+                variable.assign(np.asarray(value).astype(variable.dtype))
 
     def weights(self) -> Array:
         """Return the trainable weights as one flat float64 vector."""
@@ -240,7 +241,7 @@ class Bench:
         if path == "loop":
             step = self.runtime.training_step(model, self.loss, probe, mode)
             return lambda batches: [step(*b) for b in batches] and None
-        self.compile_model(model, probe, run_eagerly=mode == "eager", jit_compile=mode == "jit")
+        self.compile_model(model, probe, **self.runtime.compile_options(mode))
         return lambda batches: feed(model, batches, path)
 
     def _remember(self, optimizer: Any) -> None:

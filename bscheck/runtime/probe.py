@@ -35,7 +35,7 @@ def _recording(base: type) -> type:
                 if gradient is not None:
                     row = ops.reshape(here, (-1,) + (1,) * (len(history.shape) - 1))
                     given = ops.expand_dims(ops.cast(current().dense(gradient), history.dtype), 0)
-                    history.assign(ops.where(row, given, history))
+                    history.assign(ops.where(row, given, ops.convert_to_tensor(history)))
             return super().apply(grads, trainable_variables)
 
     Recording.__name__ = base.__name__
@@ -45,7 +45,7 @@ def _recording(base: type) -> type:
 @functools.cache
 def spy_class(base: type) -> type:
     """Return `base`, an optimizer class of Keras, as one that also records what it is given."""
-    return _recording(base)
+    return _recording(current().optimizer_class(base))
 
 
 @functools.cache
@@ -57,7 +57,7 @@ def probe_class() -> type:
     """
     keras = keras_module()
 
-    class Probe(keras.optimizers.Optimizer):  # type: ignore[misc]
+    class Probe(*_accumulators(), keras.optimizers.Optimizer):  # type: ignore[misc]
         def build(self, variables: Any) -> None:
             if self.built:
                 return
@@ -74,10 +74,21 @@ def probe_class() -> type:
             self.assign(self.bscheck_applied[i], current().dense(gradient))
             self.assign_add(self.bscheck_updates[i], 1)
 
+        def _parallel_update_step(self, gradients: Any, variables: Any, learning_rate: Any) -> None:
+            for gradient, variable in zip(gradients, variables, strict=True):
+                self.update_step(gradient, variable, learning_rate)
+
         def get_config(self) -> dict[str, Any]:
             return dict(super().get_config())
 
     return _recording(Probe)
+
+
+def _accumulators() -> list[type]:
+    """Return the classes through which Keras's own optimizers accumulate, where the backend adds some (torch)."""
+    sgd = keras_module().optimizers.SGD
+    own = current().optimizer_class(sgd)
+    return [c for c in own.__mro__ if c is not own and not issubclass(sgd, c)]
 
 
 def make_probe(capacity: int, accumulation: int | None) -> Any:

@@ -14,10 +14,17 @@ class TensorFlowRuntime:
 
     name = "tensorflow"
     modes = ("graph", "eager", "jit")
+    drawn_modes = ("graph", "eager")
     compiles_per_shape = False
 
     def precision_scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
+
+    def compile_options(self, mode: str) -> dict[str, bool]:
+        return {"run_eagerly": mode == "eager", "jit_compile": mode == "jit"}
+
+    def optimizer_class(self, base: type) -> type:
+        return base
 
     def compile(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
         if mode == "eager":
@@ -72,7 +79,7 @@ class TensorFlowRuntime:
     def dense(self, gradient: Any) -> Any:
         return tf.convert_to_tensor(gradient)
 
-    def synchronize(self) -> None:
+    def synchronize(self, variables: Sequence[Any] = ()) -> None:
         tf.test.experimental.sync_devices()
 
     def describe(self) -> dict[str, str]:

@@ -1,0 +1,472 @@
+"""Independence, first half: an example's output depends on that example alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bscheck.cases import InferenceCase, InfluenceCase, PaddingCase, seeds
+from bscheck.checks import Param, check
+from bscheck.checks.context import Context, cached_in_process, draw_weights, first_reason, require
+from bscheck.results.verdict import Reading
+from bscheck.runtime.bench import Array, Bench
+from bscheck.runtime.inference import Trainer, forward_function, lengthened, sources
+from bscheck.subject import leaves, map_leaves, take
+from bscheck.tolerance import UNIT_ROUNDOFF, Deviation, rms, rows
+
+#: Calibration rows: enough that not all of them round well by luck, few enough to be given one at a time.
+CALIBRATION = 16
+
+#: Examples in a drawn case: two full batches of the largest size drawn, and a tail.
+MOST_EXAMPLES = 40
+
+#: Unit roundoff of the products where a GPU computes float32 ones in TF32: 10 bits of mantissa.
+TF32_ROUNDOFF = 2.0**-11
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A case's examples and what they come to in float64, one example at a time.
+
+    Attributes
+    ----------
+    x, y, w
+        The examples: inputs, targets, sample weights or None.
+    rows : list of array, each (examples, ...)
+        The float64 outputs.
+    calibration, rounding : list of array, each (CALIBRATION or more, ...)
+        Float64 outputs of the same and further examples, and what the subject's precision does to them.
+    targets : tree of array
+        The targets of the calibration rows.
+    u : float
+        Unit roundoff.
+    """
+
+    x: Any
+    y: Any
+    w: Array | None
+    rows: list[Array]
+    calibration: list[Array]
+    rounding: list[Array]
+    targets: Any
+    u: float
+
+
+@cached_in_process
+def forward(bench: Bench, training: bool, mode: str) -> Callable[[Any], list[Array]]:
+    """Return the bench's own model as a function of its inputs."""
+    return forward_function(bench, bench.model, training, mode)
+
+
+@cached_in_process
+def trainer(bench: Bench, mode: str, steps_per_execution: int) -> Trainer:
+    """Return a compiled model of the bench's subject."""
+    return Trainer(bench, mode, steps_per_execution)
+
+
+def unit_roundoff(context: Context, dtype: str) -> float:
+    """Return the unit roundoff that a policy's products are computed with on this device."""
+    u = UNIT_ROUNDOFF[dtype]
+    return max(u, TF32_ROUNDOFF) if dtype == "float32" and context.environment.get("tf32") == "on" else u
+
+
+def one_at_a_time(function: Callable[[Any], list[Array]], x: Any, count: int) -> list[Array]:
+    """Return the outputs of the first `count` examples, each given alone."""
+    parts = [function(map_leaves(lambda a, i=i: a[i : i + 1], x)) for i in range(count)]
+    return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+
+def truth(
+    context: Context, case: Any, *, training: bool = False, sample_weight: Array | None = None
+) -> Truth:
+    """Draw a case's examples and weights and compute what Keras must give.
+
+    Weights are assigned to both benches; a `Trainer` gets them from the caller.
+    """
+    count, total = case.examples, max(case.examples, CALIBRATION)
+    double, single = context.bench("float64"), context.bench(case.dtype)
+    drawn = context.subject.draw(case.seed, total)
+    x, y, own = single.cast(drawn)
+    # The twin sees exactly the inputs that the subject sees, rounded already.
+    x64, _, _ = double.cast((x, y, None))
+    weights = single_precision(draw_weights(double, case.seed, case.scale), case.dtype)
+    double.set_weights(weights)
+    exact = one_at_a_time(forward(double, training, "graph"), x64, total)
+    if single is double:
+        seen = exact
+    else:
+        single.set_weights(weights)
+        seen = one_at_a_time(forward(single, training, "graph"), x, total)
+    if own is not None:
+        own = own[:count]
+        sample_weight = own if sample_weight is None else own * sample_weight
+    return Truth(
+        x=take(x, slice(0, count)),
+        y=take(y, slice(0, count)),
+        w=None if sample_weight is None else single.cast((x, y, sample_weight))[2],
+        rows=[e[:count] for e in exact],
+        calibration=exact,
+        rounding=[f - e for f, e in zip(seen, exact, strict=True)],
+        targets=y,
+        u=unit_roundoff(context, case.dtype),
+    )
+
+
+def single_precision(flat: Array, dtype: str) -> Array:
+    """Return weights as the policy stores them, so that the twin computes with the same ones."""
+    return flat if dtype == "float64" else flat.astype(np.float32).astype(np.float64)
+
+
+def compare_rows(seen: Sequence[Array], expected: Truth, what: str) -> Reading:
+    """Hold rows of outputs against the float64 ones: number, shape, order, values."""
+    for t, (s, r) in enumerate(zip(seen, expected.rows, strict=True)):
+        if s.shape != r.shape:
+            return Reading(
+                np.inf,
+                where=f"output {t + 1} of {len(seen)}",
+                seen=f"{what} has {len(s)} rows of shape {s.shape[1:]} for {len(r)} examples of shape {r.shape[1:]}",
+                allowed="a row for each example",
+                cause="examples are dropped or repeated" if len(s) != len(r) else "the shape is another",
+            )
+    found = rows(seen, expected.rows, expected.rounding, expected.calibration, expected.u)
+    return _told(found, seen, expected, what)
+
+
+def _told(found: Deviation, seen: Sequence[Array], expected: Truth, what: str) -> Reading:
+    row = found.index[0] if found.index else 0
+    size = rms(expected.calibration[found.tensor])
+    relative, allowed = (v / size if size else np.inf for v in (found.difference, found.bound))
+    output = f", output {found.tensor + 1}" if len(seen) > 1 else ""
+    return Reading(
+        found.share,
+        where=f"example {row}{output}",
+        seen=f"{what} of example {row} is off by {found.difference:.2g}: {relative:.2g} of the outputs' rms",
+        allowed=f"{allowed:.1g} of the outputs' rms",
+        cause=_row_cause(seen, expected) if found.share > 1 else "",
+    )
+
+
+def _row_cause(seen: Sequence[Array], expected: Truth) -> str:
+    """Return what can be said of wrong rows: out of order, a neighbour's, or which ones they are."""
+    n = len(expected.rows[0])
+    p, r = (np.concatenate([np.reshape(o, (n, -1)) for o in part], axis=1) for part in (seen, expected.rows))
+    distance = np.abs(p[:, None] - r[None]).max(axis=2)
+    near = 1e-3 * max(rms(r), np.finfo(np.float64).tiny)
+    nearest = distance.argmin(axis=1)
+    wrong = [i for i in range(n) if not distance[i, i] <= near]
+    if wrong and all(distance[i, nearest[i]] <= near for i in wrong):
+        if sorted(nearest) == list(range(n)):
+            return f"the rows are in another order: {', '.join(map(str, nearest))}"
+        return f"row {wrong[0]} holds the output of example {nearest[wrong[0]]}"
+    wrong = wrong or [i for i in range(n) if distance[i, i] > 0]
+    return f"wrong in {len(wrong)} of {n} rows" if wrong else ""
+
+
+def no_twin(context: Context) -> str | None:
+    """Return why the promise does not apply to a subject without a float64 twin or with state."""
+    traits = context.traits
+    return first_reason(
+        (not traits.double, "no float64 twin: the model fixes the dtype of a layer or an input"),
+        (bool(traits.stateful), "stateful recurrent layers carry one batch into the next"),
+    )
+
+
+# Batches -----------------------------------------------------------------------------------------------
+
+
+def batch_shapes(context: Context, most: int = MOST_EXAMPLES) -> Any:
+    """Return the strategy for ``(batch_size, batches, tail)`` with 1 to `most` examples."""
+    from hypothesis import strategies as st
+
+    if context.runtime.compiles_per_shape:
+        return st.sampled_from([(1, 2, 0), (2, 1, 0), (2, 1, 1), (2, 2, 1), (3, 1, 2), (3, 2, 1), (3, 0, 2)])
+    sizes = sorted({1, 2, 3, 4, 5, 7, 8} | {b for b in context.subject.batch_sizes if b <= most})
+
+    def shapes(size: int) -> Any:
+        tails = st.integers(0, min(size - 1, most))
+        return st.tuples(st.just(size), st.integers(0, max(1, min(5, most // size - 1))), tails)
+
+    return st.sampled_from(sizes).flatmap(shapes).map(_not_empty)
+
+
+def _not_empty(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    size, batches, tail = shape
+    return shape if batches or tail else (size, 1, 0)
+
+
+def inference_cases(context: Context, **fields: Any) -> Any:
+    """Return the strategy for cases of Keras's loops; `fields` are strategies for what the check varies."""
+    from hypothesis import strategies as st
+
+    steps = (1,) if context.runtime.compiles_per_shape else (1, 1, 3)
+    common: dict[str, Any] = {
+        "seed": seeds(),
+        "mode": st.sampled_from([context.runtime.modes[0]] * 3 + ["eager"]),
+        "scale": st.sampled_from(["usual", "small", "large"]),
+        "steps_per_execution": st.sampled_from(steps),
+    }
+    shapes = batch_shapes(context)
+    return st.builds(_assembled, shapes, st.fixed_dictionaries({**common, **fields}))
+
+
+def _assembled(shape: tuple[int, int, int], fields: dict[str, Any]) -> InferenceCase:
+    size, batches, tail = shape
+    # Eagerly, steps are executed one by one whatever is asked: another compiled model would show nothing new.
+    if fields["mode"] == "eager" or fields.get("source") == "on_batch":
+        fields = {**fields, "steps_per_execution": 1}
+    return InferenceCase(batch_size=size, batches=batches, tail=tail, **fields)
+
+
+def prediction_cases(context: Context) -> Any:
+    """Draw batch sizes, tails and sources for ``predict``."""
+    from hypothesis import strategies as st
+
+    given = ["on_batch", "on_batch", *sources(context.runtime.name)]
+    return inference_cases(context, path=st.just("predict"), source=st.sampled_from(given))
+
+
+def batch_corners(context: Context, path: str) -> list[InferenceCase]:
+    """Return the batch shapes and situations that every subject meets, smallest first."""
+    mode = context.runtime.modes[0]
+    plain = InferenceCase(mode=mode, path=path, batch_size=1)
+    corners = [
+        plain,
+        replace(plain, batches=3, seed=1),
+        replace(plain, batch_size=2, seed=2),
+        replace(plain, batch_size=2, tail=1, seed=3),
+        replace(plain, batch_size=3, batches=2, tail=2, seed=4),
+        replace(plain, batch_size=8, batches=0, tail=3, seed=5),
+    ]
+    if context.runtime.compiles_per_shape:
+        return corners
+    largest = sorted({b for b in context.subject.batch_sizes if 3 < b <= MOST_EXAMPLES})
+    corners += [replace(plain, batch_size=b, tail=1, seed=6) for b in largest]
+    # Two steps in one call for three batches, and more steps than there are batches.
+    corners += [replace(plain, batch_size=2, batches=3, tail=1, steps_per_execution=3, seed=7)]
+    corners += [replace(plain, batch_size=2, steps_per_execution=3, seed=8)]
+    if context.param.get("subject") in ("dense", "lstm"):
+        corners += [replace(plain, batch_size=2, tail=1, dtype=d, seed=9) for d in ("float64", "mixed_bfloat16")]
+    if context.param.get("subject") == "dense" and "jit" in context.runtime.modes:
+        corners += [replace(plain, batch_size=2, tail=1, mode="jit", seed=10)]
+    return corners
+
+
+def prediction_corners(context: Context) -> Sequence[InferenceCase]:
+    """Return the smallest batches, the subject's own batch sizes, and each source of data once."""
+    corners = batch_corners(context, "predict")
+    given = [replace(corners[3], source=source) for source in sources(context.runtime.name)[1:]]
+    return (*corners, *given)
+
+
+@check(
+    family="independence",
+    claims=("C8", "C13"),
+    case=InferenceCase,
+    cases=prediction_cases,
+    corners=prediction_corners,
+    applies=no_twin,
+    examples=(2, 8, 200),
+    catches="rows that are lost, doubled or out of order; a ragged tail, an odd size or a size of one that is computed "
+    "otherwise; a layer or a loop that lets one row see another",
+    formula="|p-r| <= 6 sigma in rms and <= 8 sigma in the maximum norm; r: the float64 twin, one example at a time; "
+    "sigma = max(|f-c|, u |c|, 1e-3 u |c_all|), f-c: the subject's own rounding on 16 or more rows, one at a time",
+    source="keras.io/api/models/model_training_apis: batch_size is the 'number of samples per batch', nothing else",
+    example="the prediction of example 4 is off by 0.12: 0.1 of the outputs' rms",
+)
+def predictions_do_not_depend_on_batch_size(context: Context, case: InferenceCase) -> Reading:
+    """Predictions are the same rows in the same order, whatever the batch size."""
+    expected = truth(context, case)
+    model = trainer(context.bench(case.dtype), case.mode, case.steps_per_execution)
+    model.set_weights(context.bench(case.dtype).weights())
+    seen = model.predict(expected.x, case.batch_size, case.source)
+    return compare_rows(seen, expected, "the prediction")
+
+
+# Neighbours --------------------------------------------------------------------------------------------
+
+
+def influence_cases(context: Context) -> Any:
+    """Draw what happens to the other examples."""
+    from hypothesis import strategies as st
+
+    most = 3 if context.runtime.compiles_per_shape else 9
+    return st.integers(2, most).flatmap(
+        lambda n: st.builds(
+            InfluenceCase,
+            examples=st.just(n),
+            kept=st.integers(1, n - 1),
+            change=st.sampled_from(InfluenceCase.CHOICES["change"]),
+            training=st.booleans(),
+            seed=seeds(),
+            mode=st.sampled_from(context.modes()),
+            scale=st.sampled_from(["usual", "small", "large"]),
+        )
+    )
+
+
+def influence_corners(context: Context) -> Sequence[InfluenceCase]:
+    """Return each change with two and with more examples, called for inference and for training."""
+    mode = context.runtime.modes[0]
+    pairs = [(2, 1)] if context.runtime.compiles_per_shape else [(2, 1), (5, 2)]
+    return tuple(
+        InfluenceCase(examples=n, kept=kept, change=change, training=training, mode=mode, seed=n)
+        for n, kept in pairs
+        for change in InfluenceCase.CHOICES["change"]
+        for training in (False, True)
+    )
+
+
+def no_neighbours(context: Context) -> str | None:
+    """Return why the promise about neighbours does not apply."""
+    return no_twin(context)
+
+
+@check(
+    family="independence",
+    claims=("C1", "C8"),
+    case=InfluenceCase,
+    cases=influence_cases,
+    corners=influence_corners,
+    applies=no_neighbours,
+    examples=(5, 25, 400),
+    catches="a layer that mixes rows of a batch: statistics over the batch at inference, a softmax, a mask, a state "
+    "or a sort over the wrong axis; in training too, where no layer is documented to use batch statistics",
+    formula="as for predictions; in training with batch statistics the relative rms by which the kept examples' "
+    "outputs move is reported instead",
+    source="keras.io/api/layers: only normalization layers with batch statistics are documented to look at the batch",
+    example="the output of example 0 is off by 0.4: 0.3 of the outputs' rms",
+)
+def examples_do_not_influence_each_other(context: Context, case: InfluenceCase) -> Reading:
+    """An example's output does not change when the other examples of its batch do."""
+    require(not (case.training and context.traits.stochastic), "training calls are random (dropout or noise)")
+    expected = truth(context, case, training=case.training)
+    bench = context.bench(case.dtype)
+    call = forward(bench, case.training, case.mode)
+    weights = bench.weights()
+    chosen, mixed = _mixed(context, case, expected.x)
+    bench.set_weights(weights)
+    seen = [o[chosen] for o in call(mixed)]
+    if case.training and context.traits.batch_statistics:
+        bench.set_weights(weights)
+        return _coupling([o[: len(chosen)] for o in call(expected.x)], seen, context.traits.batch_statistics)
+    rows_kept = [r[: len(chosen)] for r in expected.rows]
+    return compare_rows(seen, replace(expected, rows=rows_kept), "the output")
+
+
+def _mixed(context: Context, case: InfluenceCase, x: Any) -> tuple[Array, Any]:
+    """Return where the kept examples end up, and the batch with the others changed."""
+    n, kept = case.examples, case.kept
+    rng = np.random.default_rng((case.seed, 5))
+    if case.change == "removed":
+        return np.arange(kept), take(x, slice(0, kept))
+    if case.change == "permuted":
+        order = np.roll(np.arange(n), int(rng.integers(1, n)))
+        return np.argsort(order), take(x, order)
+    bench = context.bench(case.dtype)
+    other, _, _ = bench.cast(context.subject.draw(case.seed + 1, n))
+    factor = 1000 if case.change == "huge" else 1
+    mixed = map_leaves(lambda a: a * factor if a.dtype.kind == "f" else a, other)
+    for target, source in zip(leaves(mixed), leaves(x), strict=True):
+        target[:kept] = source[:kept]
+    return np.arange(kept), mixed
+
+
+def _coupling(alone: Sequence[Array], seen: Sequence[Array], layers: Sequence[str]) -> Reading:
+    """Return the size of a documented coupling: reported, never a failure, never hidden."""
+    before, after = (np.concatenate([np.ravel(o) for o in part]) for part in (alone, seen))
+    size = rms(before)
+    coupling = rms(after - before) / size if size else 0.0
+    return Reading(
+        0.0,
+        where=", ".join(layers),
+        seen=f"batch statistics couple the examples: a training output moves by {coupling:.1%}",
+        allowed="reported",
+        figures={"reported": 1.0, "coupling": coupling},
+    )
+
+
+# Padding -----------------------------------------------------------------------------------------------
+
+
+def masked_subjects() -> list[Param]:
+    """Return the reference subjects that mask their input."""
+    return [Param.of(subject=name) for name in ("lstm", "gru")]
+
+
+def no_masking(context: Context) -> str | None:
+    """Return why the promise about padding does not apply."""
+    if lengthened(context.bench("float64")) is None:
+        return "no input sequence that a Masking layer or mask_zero reads, or it cannot be rebuilt for longer ones"
+    return no_twin(context)
+
+
+def padding_cases(context: Context) -> Any:
+    """Draw how much is padded."""
+    from hypothesis import strategies as st
+
+    few = context.runtime.compiles_per_shape
+    return st.builds(
+        PaddingCase,
+        examples=st.integers(1, 2 if few else 5),
+        padding=st.integers(0, 2 if few else 9),
+        seed=seeds(),
+        mode=st.sampled_from(context.modes()),
+        scale=st.sampled_from(["usual", "small", "large"]),
+    )
+
+
+def padding_corners(context: Context) -> Sequence[PaddingCase]:
+    """Return no, one and several steps of padding, for one and for several sequences."""
+    mode = context.runtime.modes[0]
+    return tuple(
+        PaddingCase(examples=n, padding=k, mode=mode, seed=n + k) for n in (1, 3) for k in (0, 1, 3)
+    )
+
+
+@cached_in_process
+def _longer(bench: Bench, mode: str) -> Callable[[Any], list[Array]]:
+    longer = lengthened(bench)
+    assert longer is not None
+    return forward_function(bench, longer.model, False, mode)
+
+
+@check(
+    family="independence",
+    claims=("C13",),
+    case=PaddingCase,
+    cases=padding_cases,
+    params=masked_subjects,
+    corners=padding_corners,
+    applies=no_masking,
+    examples=(5, 25, 400),
+    catches="a recurrent layer, wrapper or pooling that lets masked steps move its state, its count or its output",
+    formula="as for predictions; r: the float64 twin on each sequence alone, its masked steps cut off",
+    source="keras.io/guides/understanding_masking_and_padding: masked steps are 'skipped when processing the data'",
+    example="the output of example 1 is off by 0.2: 0.2 of the outputs' rms",
+)
+def padding_does_not_change_the_output(context: Context, case: PaddingCase) -> Reading:
+    """Masked time steps appended to a sequence change nothing."""
+    expected = truth(context, case)
+    double, bench = context.bench("float64"), context.bench(case.dtype)
+    weights = bench.weights()
+    short, long = lengthened(double), lengthened(bench)
+    assert short is not None
+    assert long is not None
+    for clone in (short, long):
+        clone.model.set_weights([np.asarray(w) for w in _as_list(clone.model, bench)])
+    bench.set_weights(weights)
+    (sequences,) = leaves(expected.x)
+    lengths = short.lengths(sequences)
+    require(bool(lengths.all()), "a sequence is masked entirely")
+    alone = _longer(double, "graph")
+    parts = [
+        alone(map_leaves(lambda a, i=i, n=n: a[i : i + 1, :n].astype(_exact(a)), expected.x))
+        for i, n in enumerate(lengths)
+    ]
+    exact = [np.concatenate(p) for p in zip(*parts, strict=True)]
+    padded = map_leaves(lambda a: long.padded(a, case.padding), expected.x)
+    seen = _longer(bench, case.mode)(padded)
+    return compare_rows(seen, replace(expected, rows=exact), "the output")

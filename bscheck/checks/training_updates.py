@@ -1,0 +1,211 @@
+"""Accumulation end to end: the updates that ``fit``, ``train_on_batch`` or a team's own step make.
+
+Two runs from the same weights: micro-batches through the step under test, and large batches through Keras without
+accumulation. Each must do with the gradients that it was *seen* to receive what a fresh optimizer does with the same
+gradients, given densely; `bscheck.checks.gradients` holds those gradients to each other.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bscheck.cases import Case, UpdateCase, seeds
+from bscheck.checks import Param, check
+from bscheck.checks.context import Context, cached_in_process, draw_weights, first_reason
+from bscheck.checks.updates import FORMULA, SOURCE, State, accumulated, compare_states, state_of
+from bscheck.results.verdict import NotApplicable, Reading, worst
+from bscheck.runtime import keras_module
+from bscheck.runtime.bench import Array, Bench, concatenate
+from bscheck.runtime.probe import history, make_spy
+from bscheck.runtime.rig import Rig, accumulators, slots, updates
+from bscheck.runtime.training import Training
+from bscheck.subject import Subject
+from bscheck.surface.optimizers import make, variant, variants
+from bscheck.tolerance import UNIT_ROUNDOFF
+
+#: Optimizers that go through a whole model; every other one meets the same promise through ``optimizer.apply``.
+THROUGH_A_MODEL = ("momentum", "adam", "adamw", "rmsprop", "lion")
+
+
+def training_params() -> list[Param]:
+    """Return the gate's subjects, optimizers and paths."""
+    known = [name for name in THROUGH_A_MODEL if name in variants()]
+    dense = [Param.of(subject="dense", optimizer=o, path=p) for o in known for p in ("fit", "train_on_batch")]
+    others = [("lstm", "adamw"), ("embedding", "momentum"), ("embedding", "adam")]
+    return dense + [Param.of(subject=s, optimizer=o, path="fit") for s, o in others if o in known]
+
+
+class OptimizerFactory:
+    """Makes the optimizer of a parameter, with or without accumulation, spied upon or not."""
+
+    def __init__(self, subject: Subject, name: str, decay: str, clip: str) -> None:
+        self._subject, self._name, self._decay, self._clip = subject, name, decay, clip
+
+    def __call__(self, accumulation: int | None = None, capacity: int = 0) -> Any:
+        """Return a new optimizer; with a capacity, one that records so many micro-steps."""
+        spied = (lambda exported: functools.partial(make_spy, exported, capacity)) if capacity else None
+        if self._name:
+            return make(
+                variant(self._name), decay=self._decay, clip=self._clip, accumulation=accumulation, make_class=spied
+            )
+        given = own_optimizer(self._subject)
+        config = {**given.get_config(), "gradient_accumulation_steps": accumulation}
+        return make_spy(type(given), capacity, **config) if capacity else type(given)(**config)
+
+
+def own_optimizer(subject: Subject) -> Any:
+    """Return a new optimizer of a team's subject.
+
+    Raises
+    ------
+    NotApplicable
+        When its learning rate is a schedule (which has a promise of its own).
+    """
+    optimizer = subject.optimizer
+    made = optimizer() if callable(optimizer) else keras_module().optimizers.get(optimizer)
+    if isinstance(made.get_config().get("learning_rate"), dict):
+        raise NotApplicable("the learning rate is a schedule, which counts micro-batches as Keras documents")
+    return made
+
+
+@cached_in_process
+def _training(bench: Bench, factory_of: tuple[str, str, str], k: int | None, capacity: int, mode: str) -> Training:
+    factory = OptimizerFactory(bench.subject, *factory_of)
+    return Training(bench, lambda: factory(k, capacity), mode)
+
+
+@cached_in_process
+def _reference(bench: Bench, factory_of: tuple[str, str, str], mode: str) -> Rig:
+    factory = OptimizerFactory(bench.subject, *factory_of)
+    named = {name.replace("/", "_"): shape for name, shape in zip(bench.names, bench.shapes, strict=True)}
+    return Rig(factory, named, mode=mode, dtype="float32")
+
+
+def training_cases(context: Context) -> Any:
+    """Draw seeds for the corners' structures: another structure costs a trace."""
+    from hypothesis import strategies as st
+
+    structures = st.sampled_from(list(training_corners(context)))
+    return st.builds(lambda case, seed: UpdateCase(**{**case.to_json(), "seed": seed}), structures, seeds())
+
+
+def training_corners(context: Context) -> Sequence[Case]:
+    """Return one structure: two windows, with decay and a clip that binds for the gate's own subjects."""
+    mode = context.runtime.modes[0]
+    if context.given is not None:
+        return (UpdateCase(micro_batches=context.subject.accumulation[0], updates=2, mode=mode),)
+    return (UpdateCase(micro_batches=2, updates=2, decay="on", clip="global", mode=mode),)
+
+
+def trains_as_promised(context: Context) -> str | None:
+    """Return why training on micro-batches need not make the large batch's updates."""
+    from bscheck.checks.gradients import loses_meaning
+
+    return loses_meaning(context) or first_reason(
+        (any("mixed" in str(v.dtype) for v in context.bench("float32").model.variables), "mixed variables")
+    )
+
+
+@check(
+    family="accumulation",
+    claims=("C4", "C9"),
+    case=UpdateCase,
+    params=training_params,
+    cases=training_cases,
+    corners=training_corners,
+    applies=trains_as_promised,
+    examples=(1, 4, 60),
+    catches="a training loop that applies, skips or repeats a window, an optimizer that behaves otherwise inside fit, and "
+    "a large batch whose sparse gradient is applied row by row",
+    formula=FORMULA + "; once for the micro-batches' run and once for the large batches' run",
+    source=SOURCE,
+    example="large batches: after update 1, weight embedding/embeddings[3,0] is off by 0.01: 21.00% of the update",
+)
+def accumulated_training_matches_large_batches(context: Context, case: UpdateCase) -> Reading:
+    """Training on accumulated micro-batches makes the updates of training on large batches."""
+    bench = context.bench("float32")
+    k, n = case.micro_batches, case.updates
+    x, y, w = context.subject.draw(case.seed, case.size * k * n)
+    micro = [_rows((x, y, w), i * case.size, case.size) for i in range(k * n)]
+    large = [concatenate(micro[i * k : (i + 1) * k]) for i in range(n)]
+    weights = draw_weights(bench, case.seed)
+    readings = []
+    for words, batches, accumulation in (("micro-batches", micro, k), ("large batches", large, 1)):
+        if accumulation > 1 and context.subject.step is not None:
+            reading = _own_step(context, case, bench, micro, weights)
+        else:
+            reading = _keras_training(context, case, bench, batches, accumulation, weights)
+        text = f"{words}: {reading.seen}"
+        readings.append(Reading(reading.share, reading.where, text, reading.allowed, reading.cause))
+    return worst(readings)
+
+
+def _rows(batch: Sequence[Any], start: int, size: int) -> tuple[Any, Any, Any]:
+    from bscheck.subject import take
+
+    x, y, w = (None if part is None else take(part, slice(start, start + size)) for part in batch)
+    return x, y, w
+
+
+def _factory_of(context: Context, case: UpdateCase) -> tuple[str, str, str]:
+    return context.param.get("optimizer"), case.decay, case.clip
+
+
+def _keras_training(
+    context: Context, case: UpdateCase, bench: Bench, batches: Sequence[Any], k: int, weights: Array
+) -> Reading:
+    """Train with Keras and hold the end against a fresh optimizer given the gradients that were seen."""
+    training = _training(bench, _factory_of(context, case), k if k > 1 else None, len(batches), case.mode)
+    path = context.param.get("path", "fit")
+    rate = float(bench.keras.ops.convert_to_numpy(training.optimizer.learning_rate))
+    training.follow(weights, batches, [rate] * len(batches), path, lambda: None)
+    return _against_reference(context, case, bench, training.model, training.optimizer, weights, k)
+
+
+def _own_step(
+    context: Context, case: UpdateCase, bench: Bench, micro: Sequence[Any], weights: Array
+) -> Reading:
+    """Make the updates with the subject's own step: it accumulates, so the optimizer must not."""
+    step = context.subject.step
+    assert step is not None
+    training = _training(bench, _factory_of(context, case), None, case.updates, case.mode)
+    training.follow(weights, [], [], "train_on_batch", lambda: None)
+    for i in range(case.updates):
+        window = [bench.cast(b) for b in micro[i * case.micro_batches : (i + 1) * case.micro_batches]]
+        step(training.model, training.optimizer, window)
+    made = updates(training.optimizer)
+    if made != case.updates:
+        return Reading(
+            np.inf,
+            where="iterations",
+            seen=f"{case.updates} windows made {made} updates",
+            allowed="one update for each window",
+            cause="the window is not accumulated",
+        )
+    return _against_reference(context, case, bench, training.model, training.optimizer, weights, 1)
+
+
+def _against_reference(
+    context: Context, case: UpdateCase, bench: Bench, model: Any, optimizer: Any, weights: Array, k: int
+) -> Reading:
+    reference = _reference(bench, _factory_of(context, case), case.mode)
+    reference.reset(bench.split(weights))
+    before = state_of(reference)
+    seen = history(optimizer)
+    for update in range(case.updates):
+        window = [[g[update * k + j] for g in seen] for j in range(k)]
+        given = accumulated(window, case.mode, "float32") if k > 1 else window[0]
+        before = state_of(reference)
+        reference.apply(given)
+    values = [np.array(bench.keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
+    run = State(dict(zip(bench.names, values, strict=True)), slots(optimizer), accumulators(optimizer), updates(optimizer))
+    expected = state_of(reference)
+    renamed = [
+        State(dict(zip(bench.names, s.weights.values(), strict=True)), s.slots, s.accumulators, s.updates)
+        for s in (expected, before)
+    ]
+    return compare_states(run, renamed[0], renamed[1], case.updates, case.updates * UNIT_ROUNDOFF["float32"])

@@ -1,0 +1,19 @@
+"""Accumulated micro-batches reproduce large-batch gradients and the updates that follow from them."""
+
+from bscheck.gate import promise
+
+micro_batch_gradients_average_to_the_large_batch = promise("micro_batch_gradients_average_to_the_large_batch")
+accumulated_gradient_matches_large_batch = promise("accumulated_gradient_matches_large_batch")
+accumulated_gradient_is_the_mean_of_what_was_accumulated = promise(
+    "accumulated_gradient_is_the_mean_of_what_was_accumulated"
+)
+accumulation_is_exact_on_integers = promise("accumulation_is_exact_on_integers")
+ragged_window_averages_its_micro_batches_equally = promise("ragged_window_averages_its_micro_batches_equally")
+accumulated_update_matches_large_batch = promise("accumulated_update_matches_large_batch")
+accumulated_training_matches_large_batches = promise("accumulated_training_matches_large_batches")
+bias_correction_counts_updates = promise("bias_correction_counts_updates")
+weight_decay_acts_once_per_update = promise("weight_decay_acts_once_per_update")
+clipping_acts_on_the_accumulated_gradient = promise("clipping_acts_on_the_accumulated_gradient")
+moving_average_advances_once_per_update = promise("moving_average_advances_once_per_update")
+constraints_act_once_per_update = promise("constraints_act_once_per_update")
+sparse_and_dense_gradients_make_the_same_update = promise("sparse_and_dense_gradients_make_the_same_update")

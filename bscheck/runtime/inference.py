@@ -1,0 +1,163 @@
+"""A subject's model in Keras's own loops: predict, evaluate, fit, and batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bscheck.runtime import current, keras_module
+from bscheck.runtime.bench import Array, Bench, build_model, precision
+from bscheck.subject import examples, leaves, map_leaves
+
+
+def sources() -> tuple[str, ...]:
+    """Return the ways in which examples can be given on this backend."""
+    return ("arrays", "generator", "pydataset", *(("dataset",) if current().name == "tensorflow" else ()))
+
+
+def forward_function(bench: Bench, model: Any, training: bool, mode: str) -> Callable[[Any], list[Array]]:
+    """Return ``f(x) -> outputs`` (float64 arrays) of one call of a model, compiled once."""
+    convert = bench.keras.ops.convert_to_tensor
+    call = bench.runtime.compile(lambda x: model(x, training=training), mode)
+
+    def forward(x: Any) -> list[Array]:
+        with precision(bench.dtype):
+            outputs = call(map_leaves(convert, x))
+        return arrays(outputs)
+
+    return forward
+
+
+def arrays(outputs: Any) -> list[Array]:
+    """Return a model's outputs as a list of float64 arrays."""
+    convert = keras_module().ops.convert_to_numpy
+    return [
+        np.asarray(o if isinstance(o, np.ndarray) else convert(o)).astype(np.float64) for o in leaves(outputs)
+    ]
+
+
+class Trainer:
+    """A compiled model of a subject, its optimizer's learning rate 0: training leaves the weights alone.
+
+    Parameters
+    ----------
+    bench : Bench
+        Subject and precision.
+    mode : str
+        Execution mode.
+    steps_per_execution : int
+        As in ``compile``.
+    """
+
+    def __init__(self, bench: Bench, mode: str, steps_per_execution: int) -> None:
+        self.bench = bench
+        self.model = build_model(bench.subject, bench.dtype)
+        with precision(bench.dtype):
+            optimizer = bench.keras.optimizers.SGD(0.0)
+        bench.compile_model(
+            self.model,
+            optimizer,
+            weighted_metrics=list(bench.subject.metrics) or None,
+            run_eagerly=mode == "eager",
+            jit_compile=mode == "jit",
+            steps_per_execution=steps_per_execution,
+        )
+
+        self._first = [np.array(bench.keras.ops.convert_to_numpy(v)) for v in self.model.variables]
+
+    def set_weights(self, flat: Array) -> None:
+        """Assign the trainable weights; every other variable gets its first value."""
+        for variable, value in zip(self.model.variables, self._first, strict=True):
+            variable.assign(value)
+        for variable, value in zip(self.model.trainable_variables, self.bench.split(flat), strict=True):
+            variable.assign(np.asarray(value).astype(variable.dtype))
+
+    def predict(self, x: Any, batch_size: int, source: str) -> list[Array]:
+        """Return the outputs of ``predict``, or of ``predict_on_batch`` batch by batch."""
+        with precision(self.bench.dtype):
+            if source == "on_batch":
+                parts = [arrays(self.model.predict_on_batch(part)) for (part,) in _batches((x,), batch_size)]
+                return [np.concatenate(p) for p in zip(*parts, strict=True)]
+            return arrays(self.model.predict(**_given((x,), batch_size, source), verbose=0))
+
+    def evaluate(self, batch: Sequence[Any], batch_size: int, source: str) -> Mapping[str, float]:
+        """Return what ``evaluate`` reports."""
+        with precision(self.bench.dtype):
+            logs = self.model.evaluate(**_given(_filled(batch), batch_size, source), verbose=0, return_dict=True)
+        return _numbers(logs)
+
+    def fit(self, batch: Sequence[Any], batch_size: int, source: str) -> Mapping[str, float]:
+        """Return the history of one epoch, unshuffled."""
+        with precision(self.bench.dtype):
+            given = _given(_filled(batch), batch_size, source)
+            history = self.model.fit(**given, shuffle=False, epochs=1, verbose=0).history
+        return _numbers({name: values[-1] for name, values in history.items()})
+
+    def on_batch(self, path: str, batch: Sequence[Any]) -> Mapping[str, float]:
+        """Return what ``train_on_batch`` or ``test_on_batch`` reports."""
+        x, y, w = batch
+        with precision(self.bench.dtype):
+            return _numbers(getattr(self.model, path)(x, y, sample_weight=w, return_dict=True))
+
+    def reset(self) -> None:
+        """Forget every metric's state."""
+        self.model.reset_metrics()
+
+
+def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(np.asarray(value)) for name, value in logs.items()}
+
+
+def _filled(batch: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the batch without a missing sample weight."""
+    return tuple(batch) if batch[2] is not None else tuple(batch[:2])
+
+
+def _cut(tree: Any, start: int, stop: int) -> Any:
+    return map_leaves(lambda a: np.asarray(a)[start:stop], tree)
+
+
+def _tuples(tree: Any) -> Any:
+    """Return the tree with tuples for lists, which tf.data would stack."""
+    if isinstance(tree, dict):
+        return {key: _tuples(part) for key, part in tree.items()}
+    return tuple(_tuples(part) for part in tree) if isinstance(tree, (list, tuple)) else tree
+
+
+def _given(parts: tuple[Any, ...], batch_size: int, source: str) -> dict[str, Any]:
+    """Return the arguments that hand the examples to a Keras loop."""
+    if source == "arrays":
+        names = ("x", "y", "sample_weight")[: len(parts)]
+        return {**dict(zip(names, parts, strict=True)), "batch_size": batch_size}
+    makers = {"generator": _generator, "pydataset": _pydataset, "dataset": _dataset}
+    return {"x": makers[source](parts, batch_size)}
+
+
+def _batches(parts: tuple[Any, ...], batch_size: int) -> Iterator[tuple[Any, ...]]:
+    for start in range(0, examples(parts[0]), batch_size):
+        yield tuple(_cut(part, start, start + batch_size) for part in parts)
+
+
+def _generator(parts: tuple[Any, ...], batch_size: int) -> Iterator[Any]:
+    return (_tuples(batch) for batch in _batches(parts, batch_size))
+
+
+def _pydataset(parts: tuple[Any, ...], batch_size: int) -> Any:
+    batches = [_tuples(batch) for batch in _batches(parts, batch_size)]
+
+    class Batches(keras_module().utils.PyDataset):  # type: ignore[misc]
+        def __len__(self) -> int:
+            return len(batches)
+
+        def __getitem__(self, index: int) -> Any:
+            return batches[index]
+
+    return Batches()
+
+
+def _dataset(parts: tuple[Any, ...], batch_size: int) -> Any:
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(_tuples(parts)).batch(batch_size)

@@ -1,0 +1,174 @@
+"""Keras on JAX."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from bscheck.runtime.promotion import wide_floats
+
+
+class JaxRuntime:
+    """See `bscheck.runtime.Runtime`. ``graph`` is ``jax.jit``, and ``jit`` the very same program."""
+
+    name = "jax"
+    modes = ("graph", "eager")
+    #: Op by op, every operation of every shape is compiled on its own, and loops anew at every call.
+    drawn_modes = ("graph",)
+    compiles_per_shape = True
+
+    def precision_scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
+        return _x64() if dtype == "float64" else contextlib.nullcontext()
+
+    def compile_options(self, mode: str) -> dict[str, bool]:
+        return {"run_eagerly": mode == "eager", "jit_compile": mode != "eager"}
+
+    def optimizer_class(self, base: type) -> type:
+        return base
+
+    def compile(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+        return function if mode == "eager" else jax.jit(function)
+
+    def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
+        differentiate = self._differentiate(model, loss, mode)
+
+        def gradient(x: Any, y: Any, w: Any) -> Any:
+            value, gradients, _ = differentiate(x, y, w)
+            flat = [np.asarray(g).astype(np.float64).ravel() for g in gradients]
+            return float(value), np.concatenate(flat)
+
+        return gradient
+
+    def training_step(
+        self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str
+    ) -> Callable[..., None]:
+        # Two programs, where Keras's own trainer compiles one: so the update is compiled once for all batch
+        # sizes, and the gradient once for all optimizers. `train_on_batch` and `fit` go through Keras's one.
+        differentiate = self._differentiate(model, loss, mode)
+        apply = self._apply(optimizer, model.trainable_variables, mode)
+
+        def step(x: Any, y: Any, w: Any) -> None:
+            _, gradients, others = differentiate(x, y, w)
+            apply(gradients)
+            for variable, value in zip(_others(model), others, strict=True):
+                variable.assign(value)
+
+        return step
+
+    def apply_function(self, optimizer: Any, variables: Sequence[Any], mode: str) -> Callable[..., None]:
+        apply = self._apply(optimizer, variables, mode)
+
+        def run(gradients: Sequence[Any]) -> None:
+            apply([None if g is None else jnp.asarray(g) for g in gradients])
+
+        return run
+
+    def sparse(self, rows: Any, values: Any, shape: tuple[int, ...]) -> Any:
+        return None
+
+    def is_sparse(self, gradient: Any) -> bool:
+        return False
+
+    def dense(self, gradient: Any) -> Any:
+        return gradient
+
+    def synchronize(self, variables: Sequence[Any] = ()) -> None:
+        # Arrays are computed in the background; effects_barrier waits for side effects alone.
+        jax.effects_barrier()
+        jax.block_until_ready([v.value for v in variables] if variables else jax.live_arrays())
+
+    def describe(self) -> dict[str, str]:
+        device = jax.devices()[0]
+        gpu = device.platform not in ("cpu", "tpu")
+        one_thread = "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "")
+        # On a GPU, JAX's default precision lets XLA use TensorFloat-32 for float32 products.
+        precision = str(jax.config.jax_default_matmul_precision or "default").lower()
+        return {
+            "backend_version": jax.__version__,
+            "device": "gpu" if gpu else device.platform,
+            "device_name": device.device_kind if gpu else "",
+            "threads": "1" if one_thread else "all",
+            "tf32": "on" if gpu and precision not in ("highest", "float32") else "off",
+        }
+
+    def _differentiate(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
+        """Return ``f(x, y, w) -> (loss, gradients, other variables after the call)``; it assigns nothing.
+
+        One function a model, loss and mode, so that every user of it shares what was compiled.
+        """
+        kept: dict[Any, Callable[..., Any]] = model.__dict__.setdefault("_bscheck_differentiate", {})
+        key = (getattr(loss, "__func__", loss), mode == "eager")
+        if key not in kept:
+            pure = jax.value_and_grad(_pure_loss(model, loss), has_aux=True)
+            kept[key] = self.compile(pure, mode)
+        differentiate = kept[key]
+
+        def run(x: Any, y: Any, w: Any) -> Any:
+            trainable = [v.value for v in model.trainable_variables]
+            others = [v.value for v in _others(model)]
+            (value, after), gradients = differentiate(trainable, others, *_tensors((x, y, w)))
+            return value, gradients, after
+
+        return run
+
+    def _apply(self, optimizer: Any, variables: Sequence[Any], mode: str) -> Callable[..., None]:
+        """Return ``f(gradients)`` that updates `variables` and the optimizer's own."""
+        variables = list(variables)
+        if mode == "eager":
+            return lambda gradients: optimizer.apply(gradients, variables)
+        if not optimizer.built:
+            optimizer.build(variables)
+        update = jax.jit(optimizer.stateless_apply)
+
+        def apply(gradients: Any) -> None:
+            updated = update([v.value for v in optimizer.variables], gradients, [v.value for v in variables])
+            for old, new in zip((variables, optimizer.variables), updated, strict=True):
+                for variable, value in zip(old, new, strict=True):
+                    variable.assign(value)
+
+        return apply
+
+
+def _pure_loss(model: Any, loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the loss as a function of the variables' values that assigns none of them."""
+
+    def pure(trainable: Any, others: Any, x: Any, y: Any, w: Any) -> Any:
+        variables = [*zip(model.trainable_variables, trainable, strict=True),
+                     *zip(_others(model), others, strict=True)]  # fmt: skip
+        with keras.StatelessScope(state_mapping=variables, collect_losses=True) as scope:
+            value = loss(x, y, w)
+        return value, [scope.get_current_value(v) for v in _others(model)]
+
+    return pure
+
+
+def _others(model: Any) -> list[Any]:
+    trainable = {id(v) for v in model.trainable_variables}
+    return [v for v in model.variables if id(v) not in trainable]
+
+
+@contextlib.contextmanager
+def _x64() -> Iterator[None]:
+    """Compute in float64 inside: JAX turns 64-bit numbers into 32-bit ones otherwise."""
+    if hasattr(jax, "enable_x64"):
+        scope = jax.enable_x64(True)
+    else:  # JAX before 0.8
+        from jax.experimental import enable_x64
+
+        scope = enable_x64()
+    with scope, wide_floats():
+        yield
+
+
+def _tensors(tree: Any) -> Any:
+    return jax.tree.map(jnp.asarray, tree)
+
+
+RUNTIME = JaxRuntime()

@@ -1,0 +1,37 @@
+"""Keras's rule on JAX and torch that no operation returns 64 bits, and how to lift it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+from bscheck.runtime import keras_module
+
+
+@contextlib.contextmanager
+def wide_floats() -> Iterator[None]:
+    """Let operations on float64 return float64 inside.
+
+    On JAX and torch, Keras turns every float64 result into float32, "aligned with JAX's default behavior", under
+    the float64 policy too. An oracle needs the real thing. The rule is one entry of a private table; where a
+    release keeps it elsewhere nothing happens, and `promotes_to_double` says so.
+    """
+    table: Any = {}
+    with contextlib.suppress(ImportError):
+        dtypes = importlib.import_module("keras.src.backend.common.dtypes")
+        table = getattr(dtypes, "BIT64_TO_BIT32_DTYPE", {})
+    before = table.get("float64")
+    if before is not None:
+        table["float64"] = "float64"
+    try:
+        yield
+    finally:
+        if before is not None:
+            table["float64"] = before
+
+
+def promotes_to_double() -> bool:
+    """Whether operations on float64 return float64 here."""
+    return str(keras_module().backend.result_type("float64", "float64")) == "float64"

@@ -1,0 +1,121 @@
+"""An optimizer over a few variables, with its whole state within reach."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bscheck.runtime import current, keras_module
+from bscheck.runtime.bench import Array, precision
+
+#: What an optimizer over several kinds of weights meets: a matrix, a bias, a table whose rows may be looked up twice.
+#: The names matter: weight decay is excluded by name.
+SHAPES: Mapping[str, tuple[int, ...]] = {"kernel": (3, 4), "bias": (4,), "embeddings": (5, 2)}
+
+
+class Rig:
+    """A Keras optimizer and the variables it moves; `reset` makes it as good as new.
+
+    Parameters
+    ----------
+    make : callable
+        Returns a new Keras optimizer.
+    shapes : mapping of str to tuple of int
+        Name and shape of each variable.
+    mode, dtype : str
+        Execution mode of ``apply``, and dtype of variables and arithmetic.
+    constraint : float, optional
+        Largest norm that a ``MaxNorm`` constraint leaves each column of each variable.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        shapes: Mapping[str, tuple[int, ...]] = SHAPES,
+        *,
+        mode: str = "eager",
+        dtype: str = "float32",
+        constraint: float | None = None,
+    ) -> None:
+        self.keras = keras_module()
+        self.dtype = dtype
+        self.names = list(shapes)
+        rng = np.random.default_rng(0)
+        with precision(dtype):
+            self.variables = [
+                # Distinct values: a slot that starts as a copy of a weight is known by them.
+                self.keras.Variable(rng.normal(size=shape).astype(dtype), name=name, dtype=dtype)
+                for name, shape in shapes.items()
+            ]
+            if constraint is not None:
+                for variable in self.variables:
+                    variable.constraint = self.keras.constraints.MaxNorm(constraint)
+            self.optimizer = make()
+            self.optimizer.build(self.variables)
+            self._apply = current().apply_function(self.optimizer, self.variables, mode)
+        self._initial = [np.array(self.keras.ops.convert_to_numpy(v)) for v in self.optimizer.variables]
+        built = list(self.weights().values())
+        self._copies = [
+            next((i for i, w in enumerate(built) if w.shape == v.shape and w.size and np.array_equal(w, v)), None)
+            for v in self._initial
+        ]
+
+    def reset(self, weights: Sequence[Array]) -> None:
+        """Assign the weights and give the optimizer's variables their first values.
+
+        A slot that ``build`` made a copy of a weight (the schedule-free iterate) is given the new weight.
+        """
+        for variable, value in zip(self.variables, weights, strict=True):
+            variable.assign(np.asarray(value, self.dtype))
+        for variable, value, copied in zip(self.optimizer.variables, self._initial, self._copies, strict=True):
+            variable.assign(value if copied is None else np.asarray(weights[copied], self.dtype))
+
+    def apply(self, gradients: Sequence[Any]) -> None:
+        """Give one set of gradients (arrays, or `Runtime.sparse` ones) to ``optimizer.apply``."""
+        with precision(self.dtype):
+            self._apply(gradients)
+
+    def weights(self) -> dict[str, Array]:
+        """Return the weights by name."""
+        return {
+            name: np.array(self.keras.ops.convert_to_numpy(v)) for name, v in zip(self.names, self.variables, strict=True)
+        }
+
+    def slots(self) -> dict[str, Array]:
+        """Return the optimizer's slots and averages, see `slots`."""
+        return slots(self.optimizer)
+
+    def accumulators(self) -> list[Array]:
+        """Return the gradient accumulators, see `accumulators`."""
+        return accumulators(self.optimizer)
+
+    def updates(self) -> int:
+        """Return the number of updates that the optimizer says it has made."""
+        return updates(self.optimizer)
+
+
+def slots(optimizer: Any) -> dict[str, Array]:
+    """Return an optimizer's own variables by name: slots and averages, not counters and accumulators."""
+    found: dict[str, Array] = {}
+    for variable in optimizer.variables:
+        # Keras numbers what has no name of its own; two optimizers of one class then differ by the number.
+        name = re.sub(r"^variable_\d+$", "variable", variable.name)
+        if not any(part in name for part in ("gradient_accumulator", "iteration", "learning_rate", "bscheck_")):
+            # Adafactor names its slots for the variable alone.
+            key = name if name not in found else f"{name}_{sum(k.startswith(name) for k in found)}"
+            found[key] = np.array(keras_module().ops.convert_to_numpy(variable))
+    return found
+
+
+def accumulators(optimizer: Any) -> list[Array]:
+    """Return an optimizer's gradient accumulators."""
+    convert = keras_module().ops.convert_to_numpy
+    return [np.array(convert(v)) for v in optimizer.variables if "gradient_accumulator" in v.name]
+
+
+def updates(optimizer: Any) -> int:
+    """Return the number of updates that an optimizer says it has made."""
+    return int(keras_module().ops.convert_to_numpy(optimizer.iterations))

@@ -1,0 +1,114 @@
+"""The optimizers that the installed Keras exports, their variants and their options."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bscheck.errors import BscheckError, unknown
+from bscheck.runtime import keras_module
+
+#: Learning rate of every optimizer under test: large, so that an update is far above the rounding of the weights.
+LEARNING_RATE = 0.05
+
+#: Options that select another recurrence of the same class.
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "momentum": ("SGD", {"momentum": 0.9}),
+    "nesterov": ("SGD", {"momentum": 0.9, "nesterov": True}),
+    "amsgrad": ("Adam", {"amsgrad": True}),
+    "rmsprop_momentum": ("RMSprop", {"momentum": 0.9}),
+    "rmsprop_centered": ("RMSprop", {"centered": True}),
+}
+
+#: Exported classes that wrap another optimizer and cannot be made from a learning rate alone.
+WRAPPERS = ("LossScaleOptimizer", "MultiOptimizer", "OptimizerMap")
+
+#: Option values of `bscheck.cases.UpdateCase`. Gradients under test have a norm well above 0.5 and entries well above
+#: 0.2, so these clips bind; a decay of 0.1 moves a weight by half a percent an update.
+DECAY = 0.1
+CLIPS: Mapping[str, Mapping[str, float]] = {
+    "none": {},
+    "norm": {"clipnorm": 0.5},
+    "value": {"clipvalue": 0.2},
+    "global": {"global_clipnorm": 0.5},
+    "norm_loose": {"clipnorm": 1e4},
+}
+EMA_MOMENTUM = 0.9
+EMAS: Mapping[str, Mapping[str, Any]] = {
+    "none": {},
+    "on": {"use_ema": True, "ema_momentum": EMA_MOMENTUM},
+    "overwrite": {"use_ema": True, "ema_momentum": EMA_MOMENTUM, "ema_overwrite_frequency": 2},
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One exported optimizer class with the options that select one recurrence."""
+
+    name: str
+    class_name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@functools.cache
+def variants() -> Mapping[str, Variant]:
+    """Return every optimizer that the installed Keras exports, by lower-case name, and the known variants."""
+    keras = keras_module()
+    found = {}
+    for name in sorted(dir(keras.optimizers)):
+        exported = getattr(keras.optimizers, name)
+        is_class = inspect.isclass(exported) and issubclass(exported, keras.optimizers.Optimizer)
+        if is_class and exported is not keras.optimizers.Optimizer and name not in WRAPPERS:
+            found[name.lower()] = Variant(name.lower(), name)
+    for name, (class_name, options) in VARIANTS.items():
+        if class_name.lower() in found:
+            found[name] = Variant(name, class_name, options)
+    return found
+
+
+def variant(name: str) -> Variant:
+    """Return the variant of this name, or raise an error that lists the valid ones."""
+    known = variants()
+    if name not in known:
+        raise BscheckError(unknown("optimizer", name, known))
+    return known[name]
+
+
+def accepts(variant: Variant, option: str) -> bool:
+    """Whether the optimizer's constructor takes the option."""
+    parameters = inspect.signature(getattr(keras_module().optimizers, variant.class_name).__init__).parameters
+    return option in parameters
+
+
+def make(
+    variant: Variant,
+    *,
+    decay: str = "none",
+    clip: str = "none",
+    ema: str = "none",
+    accumulation: int | None = None,
+    make_class: Any = None,
+    **more: Any,
+) -> Any:
+    """Return a new optimizer of the variant with the options of an `UpdateCase` switched on.
+
+    Parameters
+    ----------
+    accumulation : int, optional
+        ``gradient_accumulation_steps``.
+    make_class : callable, optional
+        Turns the exported class into the one to instantiate (the spy does).
+    """
+    exported = getattr(keras_module().optimizers, variant.class_name)
+    options: dict[str, Any] = {"learning_rate": LEARNING_RATE, **variant.options, **CLIPS[clip], **EMAS[ema], **more}
+    if decay != "none":
+        options["weight_decay"] = DECAY
+    if accumulation:
+        options["gradient_accumulation_steps"] = accumulation
+    optimizer = (make_class(exported) if make_class else exported)(**options)
+    if decay == "exclude_bias":
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+    return optimizer

@@ -1,0 +1,77 @@
+"""What the suite's own tests share: pytest run inside pytest, on checks that need no Keras."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+#: A project with two cheap checks, and an environment in place of Keras's: the plugin cannot tell.
+FAKE_CHECKS = '''
+import dataclasses, os, sys
+from hypothesis import strategies as st
+import bscheck, bscheck.checks, bscheck.items, bscheck.plugin
+from bscheck.cases import Case
+from bscheck.checks import Param, check
+from bscheck.results.verdict import NotApplicable, Reading
+
+bscheck.checks.FAMILIES.clear()
+bscheck.checks.FAMILIES.update({"accumulation": (), "timing": ()})
+ENVIRONMENT = {"keras": "3.15.1", "backend": "tensorflow", "backend_version": "2.21.0", "device": "cpu",
+               "threads": "2", "dtype": "float32", "tf32": "off", "numpy": "2.0", "python": "3.12"}
+bscheck.plugin.describe_environment = lambda: ENVIRONMENT
+
+@dataclasses.dataclass(frozen=True)
+class FakeContext:
+    param: Param
+    options: dict = dataclasses.field(default_factory=dict)
+    environment: dict = dataclasses.field(default_factory=lambda: ENVIRONMENT)
+
+bscheck.items.new_context = lambda param, options: FakeContext(param, options)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SumCase(Case):
+    size: int = 2
+    decay: str = "none"
+    CHOICES = {"decay": ("none", "on")}
+
+def drawn(context):
+    return st.builds(SumCase, size=st.integers(2, 200), decay=st.sampled_from(["none", "on"]))
+
+def params():
+    return [Param.of(model=name) for name in ("dense", "lstm", "odd")]
+
+def odd(context):
+    return "batch statistics couple the examples" if context.param.get("model") == "odd" else None
+
+@check(family="accumulation", case=SumCase, cases=drawn, params=params, applies=odd, per_subject=False)
+def sums_agree(context, case):
+    """The parts add up to the whole."""
+    broken = os.environ.get("PLANTED") == "decay" and case.decay == "on" and case.size >= 7
+    share = 3.5 if broken else 0.25
+    return Reading(share, where=f"kernel[{case.size}]", seen="off by 3.1e-4", allowed="1e-5")
+'''
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Return a project whose conftest registers fake checks, and whose gate promises them."""
+    for name in ("PYTEST_XDIST_WORKER", "PLANTED"):
+        monkeypatch.delenv(name, raising=False)
+    pytester.makeconftest(FAKE_CHECKS)
+    pytester.makepyfile(test_gate="from bscheck.gate import promise\nsums = promise('sums_agree')\n")
+    return pytester
+
+
+@pytest.fixture
+def extend(project: pytest.Pytester) -> Callable[[str], None]:
+    """Return a function that adds source text to the project's conftest."""
+
+    def add(source: str) -> None:
+        path = project.path / "conftest.py"
+        path.write_text(path.read_text() + textwrap.dedent(source))
+
+    return add
