@@ -145,7 +145,10 @@ class UpdateCase(Case):
     updates : int
         Windows run one after the other, so that state kept between updates is seen.
     decay, clip, ema, constraint : str
-        The optimizer options of the case; ``none`` leaves one out, see `bscheck.surface.optimizers`.
+        The optimizer options of the case; ``none`` leaves one out, see `bscheck.surface.optimizers`. Under
+        ``non_negative`` the first weights satisfy the constraint, under ``max_norm`` they do not.
+    gradient : str
+        ``dense``, or the embedding's gradient as rows: ``sparse`` ones repeat, ``sparse_unique`` ones do not.
     size : int
         Examples in each micro-batch, where the path goes through a model.
     """
@@ -165,8 +168,8 @@ class UpdateCase(Case):
         "decay": ("none", "on", "exclude_bias"),
         "clip": ("none", "norm", "value", "global", "norm_loose"),
         "ema": ("none", "on", "overwrite"),
-        "constraint": ("none", "max_norm"),
-        "gradient": ("dense", "sparse"),
+        "constraint": ("none", "max_norm", "non_negative"),
+        "gradient": ("dense", "sparse", "sparse_unique"),
         "mode": MODES,
         "dtype": ("float32", "float64"),
     }

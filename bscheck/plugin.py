@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -271,7 +272,7 @@ class Session:
             self.environment = getattr(report, "bscheck_environment", {})
         self.results += [{**json.loads(text), "nodeid": report.nodeid} for text in texts]
 
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the record, also of a run that was cut short."""
         self._restore_sigterm()
         if self.is_worker:
@@ -283,6 +284,7 @@ class Session:
         except BscheckError as error:
             if self.results or self._command_line("record"):
                 self.written = f"bscheck: {error}"
+                session.exitstatus = exitstatus or EXIT_BAD_INPUT
 
     def _write(self, options: Options, *, interrupted: bool) -> None:
         from bscheck.checks import all_checks
@@ -290,7 +292,10 @@ class Session:
         from bscheck.results.record import write_record
 
         assert options.record is not None
-        issues = self.known_issues or load_known_issues(all_checks(), *options.known_issues)
+        issues = self.known_issues
+        if not issues:  # the controller of xdist has not read them; its workers have, and found them good
+            with suppress(BscheckError):
+                issues = load_known_issues(all_checks(), *options.known_issues)
         write_record(
             options.record,
             environment=self.environment,

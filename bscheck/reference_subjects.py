@@ -160,8 +160,8 @@ def integers() -> Subject:
 def classifier() -> Subject:
     """Return the dense subject without metrics: what training trajectories follow.
 
-    Its penalty is a power of two: on TensorFlow Keras passes the strength through float32 (`ops.cast` of a Python
-    float), which would round 0.01 in float64 training too.
+    Its penalty is a power of two: on TensorFlow Keras passes the strength through float32 (`ops.cast` of a
+    Python float), which would round 0.01 in float64 training too.
     """
     dense = REFERENCE_SUBJECTS["dense"]()
     return Subject("classifier", build=lambda: _dense(l2=2.0**-7), data=dense.data, loss=dense.loss)
@@ -174,9 +174,10 @@ def regression() -> Subject:
         keras = keras_module()
         return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(2)])
 
-    return Subject(
-        "regression", build=build, data=lambda seed, size: _vectors(seed, size, outputs=2), loss="mean_squared_error"
-    )
+    def data(seed: int, size: int) -> Any:
+        return _vectors(seed, size, outputs=2)
+
+    return Subject("regression", build=build, data=data, loss="mean_squared_error")
 
 
 def _loss(name: str, **options: Any) -> Callable[[], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 from bscheck.errors import SubjectError, one_line
 from bscheck.runtime import keras_module
 from bscheck.runtime.bench import Bench, build_model, precision
-from bscheck.runtime.promotion import promotes_to_double
 from bscheck.subject import Subject, examples, leaves, map_leaves, take
 from bscheck.tolerance import rms
 
@@ -108,6 +108,7 @@ def probe(subject: Subject, bench: Bench) -> Traits:
     check_loss(subject, bench, batch)
     layers = list(_walk(model))
     first = _outputs(bench, batch[0], True)
+    stochastic = _stochastic(bench, batch[0])
     return Traits(
         outputs=len(leaves(first)),
         parameters=int(sum(bench.lengths)),
@@ -115,24 +116,34 @@ def probe(subject: Subject, bench: Bench) -> Traits:
         masked_loss=_mask_reaches_loss(bench, batch),
         coupling=_coupling(subject, bench),
         batch_statistics=tuple(layer.name for layer in layers if type(layer).__name__ in BATCH_STATISTICS),
-        stochastic=_stochastic(bench, batch[0]),
+        stochastic=stochastic,
         stateful=tuple(layer.name for layer in layers if getattr(layer, "stateful", False)),
         recurrent=any(hasattr(layer, "cell") or hasattr(layer, "return_sequences") for layer in layers),
         sparse_gradients=any(type(layer).__name__ == "Embedding" for layer in layers)
         and bench.runtime.name == "tensorflow",
-        double=_double(bench, first),
+        double=_double(bench, batch[0], stochastic),
         penalties=_has_penalties(bench, batch),
     )
 
 
-def _double(bench: Bench, outputs: Any) -> bool:
-    with precision(bench.dtype):
-        promoted = promotes_to_double()
-    return (
-        promoted
-        and all(np.asarray(leaf).dtype == np.float64 for leaf in leaves(outputs))
-        and all(str(v.dtype) == "float64" for v in bench.model.trainable_variables)
-    )
+def _double(bench: Bench, x: Any, stochastic: bool) -> bool:
+    """Whether nothing between weights and outputs is rounded to fewer bits than float64 has.
+
+    The outputs are a smooth function of the weights: moved twice as far along one line, they move by twice as much.
+    Steps of 1e-7 of the weights are a million times above float64's rounding, and below float32's.
+    """
+    if not all(str(v.dtype) == "float64" for v in bench.model.trainable_variables):
+        return False
+    line = bench.initial + 0.1
+    seen = []
+    for step in (0.0, 1e-7, 2e-7) if not stochastic else (0.0,):
+        bench.set_weights(line * (1 + step))
+        seen.append([np.asarray(leaf) for leaf in leaves(_outputs(bench, x, True))])
+    bench.set_weights(bench.initial)
+    if any(leaf.dtype != np.float64 for leaf in seen[0]):
+        return False
+    start, *moved = [np.concatenate([leaf.ravel() for leaf in outputs]) for outputs in seen]
+    return stochastic or rms(moved[1] - start - 2 * (moved[0] - start)) <= 1e-3 * rms(moved[1] - start)
 
 
 def check_builds(subject: Subject, bench: Bench) -> None:
@@ -182,7 +193,7 @@ def _tensors(tree: Any) -> Any:
 
 def _outputs(bench: Bench, x: Any, training: bool) -> Any:
     with precision(bench.dtype):
-        y = bench.model(map_leaves(bench.keras.ops.convert_to_tensor, x), training=training)
+        y = bench.call(map_leaves(bench.keras.ops.convert_to_tensor, x), training)
     return map_leaves(lambda t: np.asarray(bench.keras.ops.convert_to_numpy(t)), y)
 
 
@@ -221,7 +232,13 @@ def _stochastic(bench: Bench, x: Any) -> bool:
 def _mask_reaches_loss(bench: Bench, batch: Sequence[Any]) -> bool:
     with precision(bench.dtype):
         outputs = bench.model(_tensors(batch)[0], training=True)
-    return any(getattr(leaf, "_keras_mask", None) is not None for leaf in leaves(outputs))
+    return any(_mask(leaf) is not None for leaf in leaves(outputs))
+
+
+def _mask(output: Any) -> Any:
+    """Return the mask that Keras attached to an output; since 3.7 it keeps those of JAX arrays in a table."""
+    find = getattr(importlib.import_module("keras.src.backend"), "get_keras_mask", None)
+    return find(output) if find else getattr(output, "_keras_mask", None)
 
 
 def _has_penalties(bench: Bench, batch: Sequence[Any]) -> bool:

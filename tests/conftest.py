@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable
 
@@ -11,13 +12,16 @@ pytest_plugins = ["pytester"]
 
 #: A project with two cheap checks, and an environment in place of Keras's: the plugin cannot tell.
 FAKE_CHECKS = '''
-import dataclasses, os, sys
+import dataclasses, os, pathlib, sys
 from hypothesis import strategies as st
-import bscheck, bscheck.checks, bscheck.items, bscheck.plugin
+import bscheck, bscheck.checks, bscheck.items, bscheck.plugin, bscheck.results.known_issues
 from bscheck.cases import Case
 from bscheck.checks import Param, check
 from bscheck.results.verdict import NotApplicable, Reading
 
+no_issues = pathlib.Path(__file__).with_name("no_issues.toml")
+no_issues.touch()
+bscheck.results.known_issues.PACKAGED = no_issues
 bscheck.checks.FAMILIES.clear()
 bscheck.checks.FAMILIES.update({"accumulation": (), "timing": ()})
 ENVIRONMENT = {"keras": "3.15.1", "backend": "tensorflow", "backend_version": "2.21.0", "device": "cpu",
@@ -56,11 +60,17 @@ def sums_agree(context, case):
 '''
 
 
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the developer's own settings, and that the tests themselves may run under xdist."""
+    for name in os.environ:
+        if name.startswith(("BSCHECK_", "PYTEST_XDIST_")) or name == "PYTEST_ADDOPTS":
+            monkeypatch.delenv(name)
+
+
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
     """Return a project whose conftest registers fake checks, and whose gate promises them."""
-    for name in ("PYTEST_XDIST_WORKER", "PLANTED"):
-        monkeypatch.delenv(name, raising=False)
     pytester.makeconftest(FAKE_CHECKS)
     pytester.makepyfile(test_gate="from bscheck.gate import promise\nsums = promise('sums_agree')\n")
     return pytester

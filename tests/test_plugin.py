@@ -461,3 +461,34 @@ def test_results_are_json(project: pytest.Pytester) -> None:
     run(project, "--bscheck-record=r.json")
     text = (project.path / "r.json").read_text()
     assert json.loads(text)["results"][0]["worst"]["share"] == 0.25
+
+
+def test_record_that_cannot_be_written_at_the_end_is_told_and_fails_the_run(
+    project: pytest.Pytester, extend: Extend
+) -> None:
+    extend(
+        """
+        import shutil
+        def pytest_runtest_teardown():
+            shutil.rmtree("folder", ignore_errors=True)
+        """
+    )
+    project.mkdir("folder")
+    result = run(project, "--bscheck-record=folder/r.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["bscheck: record *r.json: cannot be written: No such file or directory"])
+
+
+def test_contract_exception_has_its_own_row(project: pytest.Pytester, extend: Extend) -> None:
+    extend(
+        """
+        @check(family="accumulation", case=SumCase, cases=drawn, params=params, exception="as documented")
+        def schedules_count_micro_steps(context, case):
+            "Schedules count micro-steps"
+            return Reading(0.5)
+        """
+    )
+    project.makepyfile(test_gate="from bscheck.gate import *\np = promise('schedules_count_micro_steps')\n")
+    result = run(project)
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["exceptions * 3   each as documented, worst 50 % * hold"])

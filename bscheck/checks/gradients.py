@@ -32,8 +32,11 @@ from bscheck.tolerance import (
     weighted_size,
 )
 
-#: Splits for backends that compile every shape anew: at most 8 shapes in all, micro-batches and sums together.
-FEW_SHAPES = ((1, 1), (2, 1), (1, 1, 1), (2, 2), (1, 2, 1), (2, 2, 2), (3, 3), (1, 2, 3))
+#: Splits for backends that compile every shape anew: all splits of up to 4 examples, so that the micro-batches
+#: and their sums make 4 shapes.
+FEW_SHAPES = (
+    (1, 1), (2, 1), (1, 2), (1, 1, 1), (2, 2), (3, 1), (1, 3), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 1, 1, 1),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,18 @@ def equal_sizes(context: Context) -> Any:
     from hypothesis import strategies as st
 
     counts = [k for k in context.subject.accumulation if k <= CAPACITY] or [2]
-    largest = 2 if context.runtime.compiles_per_shape else 4
-    return st.tuples(st.integers(1, largest), st.sampled_from(counts)).map(lambda t: (t[0],) * t[1])
+    if context.runtime.compiles_per_shape:
+        few = [s for s in FEW_SHAPES if len(set(s)) == 1 and len(s) in counts]
+        return st.sampled_from(few or [(1,) * k for k in counts])
+    return st.tuples(st.integers(1, 4), st.sampled_from(counts)).map(lambda t: (t[0],) * t[1])
 
 
 def gradient_cases(context: Context, sizes: Any, dtypes: Sequence[str], paths: Sequence[str]) -> Any:
     """Return the strategy for gradient cases of the context's subject."""
     from hypothesis import strategies as st
 
+    # A batch without weights is another program: where each one is compiled, those are left to the corners.
+    weights = ["unequal", "zeros"] if context.runtime.compiles_per_shape else ["none", "none", "unequal", "zeros"]
     return st.builds(
         GradientCase,
         sizes=sizes,
@@ -116,7 +123,7 @@ def gradient_cases(context: Context, sizes: Any, dtypes: Sequence[str], paths: S
         dtype=st.sampled_from(list(dtypes)),
         mode=st.sampled_from(context.modes()),
         path=st.sampled_from(list(paths)),
-        weights=st.sampled_from(["none", "none", "unequal", "zeros"]),
+        weights=st.sampled_from(weights),
         scale=st.sampled_from(["usual", "small", "large"]),
         outlier=st.booleans(),
     )
@@ -156,13 +163,16 @@ def window_corners(context: Context) -> Sequence[Case]:
         paths = [GradientCase(sizes=(1, 1), path="step", mode=mode),
                  GradientCase(sizes=(2, 1), path="step", mode=mode, seed=1)]  # fmt: skip
         return tuple(paths)
+    few = context.runtime.compiles_per_shape
+    three = (1, 1, 1) if few else (2, 2, 2)
     corners = [
         GradientCase(sizes=(1, 1), mode=mode),
-        GradientCase(sizes=(2, 2, 2), mode=mode, weights="unequal", outlier=True, seed=1),
+        GradientCase(sizes=three, mode=mode, weights="unequal", outlier=True, seed=1),
         GradientCase(sizes=(1, 1), mode=mode, path="train_on_batch", seed=2),
-        GradientCase(sizes=(2, 2, 2), mode=mode, path="fit", seed=3),
-        GradientCase(sizes=(2, 2), mode="eager", path="loop", seed=4),
+        GradientCase(sizes=(2, 2) if few else three, mode=mode, path="fit", seed=3),
     ]
+    if not few or context.param.get("subject") == "dense":
+        corners += [GradientCase(sizes=(2, 2), mode="eager", path="loop", seed=4)]
     if context.param.get("subject") in ("dense", "lstm"):
         corners += [GradientCase(sizes=(2, 2), mode=mode, dtype="mixed_bfloat16", seed=5)]
         corners += [GradientCase(sizes=(2, 2), mode=mode, dtype="mixed_float16", seed=5)]
@@ -359,7 +369,12 @@ def ragged_only(context: Context) -> Any:
 def ragged_corners(context: Context) -> Sequence[Case]:
     """Return the smallest ragged window, by loop and by ``train_on_batch``."""
     mode = context.runtime.modes[0]
-    return (GradientCase(sizes=(2, 1), mode=mode), GradientCase(sizes=(1, 2, 3), mode=mode, weights="unequal"))
+    three = (1, 2, 1) if context.runtime.compiles_per_shape else (1, 2, 3)
+    weights = "unequal" if context.runtime.compiles_per_shape else "none"
+    return (
+        GradientCase(sizes=(2, 1), mode=mode, weights=weights),
+        GradientCase(sizes=three, mode=mode, weights="unequal"),
+    )
 
 
 @check(
@@ -399,11 +414,20 @@ def integer_cases(context: Context) -> Any:
 
     return st.builds(
         GradientCase,
-        sizes=st.tuples(st.integers(1, 2), st.integers(2, 5)).map(lambda t: (t[0],) * t[1]),
+        sizes=equal_integer_sizes(context),
         seed=seeds(),
         mode=st.just(context.runtime.modes[0]),
         path=st.just(context.param.get("path")),
     )
+
+
+def equal_integer_sizes(context: Context) -> Any:
+    """Return the strategy for 2 to 5 micro-batches of one size."""
+    from hypothesis import strategies as st
+
+    if context.runtime.compiles_per_shape:
+        return st.sampled_from([s for s in FEW_SHAPES if len(set(s)) == 1])
+    return st.tuples(st.integers(1, 2), st.integers(2, 5)).map(lambda t: (t[0],) * t[1])
 
 
 def integer_corners(context: Context) -> Sequence[Case]:

@@ -36,11 +36,15 @@ FAMILY_SIZE = 2 * len(NEIGHBOURS + PADDED + SPLIT)
 #: A verdict about batch size needs at least this share of a step to be work that grows with the batch.
 COMPUTE_SHARE = 0.5
 
+#: The largest batch must take at least this many times the smallest one's seconds, for eight times the work.
+#: A device that was never waited for gives 1; and a step that grows by less tells nothing about batch sizes.
+LEAST_GROWTH = 1.1
+
 #: How much is measured, by profile. A report is short: two subjects in less than 12 s. The gate's design is
 #: INSTANCES x ROUNDS; ``quick`` buys speed with power, never with false alarms. The seconds are the budget of
 #: one subject; the gate's are 20 for each of its pairs.
 REPORT = {"quick": Plan(3, 8, 2.5), "default": Plan(4, 16, 4.5), "thorough": Plan(8, 30, 30.0)}
-GATE = {"quick": Plan(6, 15, 40.0), "default": Plan(INSTANCES, ROUNDS, 120.0)}
+GATE = {"quick": Plan(6, 40, 40.0), "default": Plan(INSTANCES, ROUNDS, 120.0)}
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,7 @@ class Measured:
         The line through the powers of two alone: a cliff at an odd size must not raise its own allowance.
         None below two instances.
     grows : bool
-        Whether the largest batch was seen to take longer than the smallest. Where not, the device was perhaps
-        never waited for.
+        Whether the largest batch was seen to take `LEAST_GROWTH` times the smallest one's seconds.
     """
 
     samples: Samples
@@ -77,7 +80,7 @@ def measured_from(samples: Samples) -> Measured:
     cost = fixed_and_per_example_cost([samples.sizes[i] for i in kept], seconds)
     largest, smallest = max(samples.sizes), min(samples.sizes)
     growth = compare(samples.paired(largest, smallest), f"{largest} against {smallest}")
-    return Measured(samples, cost, growth.low > 1)
+    return Measured(samples, cost, growth.low > LEAST_GROWTH)
 
 
 @cached_in_process

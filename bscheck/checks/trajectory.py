@@ -34,8 +34,8 @@ NETWORKS = {
     "regression": Network((Dense(),), "mean_squared_error"),
 }
 
-#: Values of each class's hyperparameters, all given to its constructor, so that what it then holds can be held
-#: against them. Documented defaults, but for Ftrl, whose default strengths of 0 would leave terms unseen.
+#: Values of each class's hyperparameters, all given to its constructor, so that what it then holds can be
+#: held against them. Documented defaults, but for Ftrl, whose default strengths of 0 leave terms unseen.
 OPTIONS: dict[str, dict[str, float]] = {
     "SGD": {},
     "Adam": {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
@@ -61,8 +61,8 @@ OPTIONS: dict[str, dict[str, float]] = {
 #: What slots hold before the first update; the others hold zero.
 FIRST_SLOTS = {"accumulator": 0.1, "u_product": 1.0}
 
-#: Recurrences that take a norm or a mean over a variable: one update at a time. All others treat every element
-#: alone, so that the updates of a case, each from Keras's own state, are computed at once.
+#: Recurrences that take a norm or a mean over a variable: one update at a time. All others treat every
+#: element alone, so that the updates of a case, each from Keras's own state, are computed at once.
 WHOLE_VARIABLE = frozenset({"lamb", "adafactor"})
 
 
@@ -94,11 +94,11 @@ class Step:
     def shares(self) -> Array:
         """Return every element's difference as a share of its bound."""
         difference = np.abs(self.keras - self.oracle)
-        return np.where(np.isfinite(difference), difference, np.inf) / self.bound
+        return np.where(np.isfinite(difference), difference / self.bound, np.inf)
 
 
 def optimizer_params() -> list[Param]:
-    """Return a parameter for each optimizer of the installed Keras, and each variant that has a recurrence."""
+    """Return a parameter for each optimizer that Keras exports, and each variant that has a recurrence."""
     from bscheck.surface.optimizers import variants
 
     known = {name: entry.keras_class for name, entry in RECURRENCES.items()}
@@ -136,7 +136,7 @@ def trajectory_cases(context: Context) -> Any:
 
 
 def trajectory_corners(context: Context) -> Sequence[Case]:
-    """Return the first update alone, each batch size, a ragged tail, and for SGD and Adam every way to train."""
+    """Return the first update, each batch size, ragged tails, and for SGD and Adam every way to train."""
     mode = context.runtime.modes[0]
     if context.runtime.compiles_per_shape:
         return tuple(
@@ -154,7 +154,10 @@ def trajectory_corners(context: Context) -> Sequence[Case]:
     ]
     if context.param.get("optimizer") in ("sgd", "adam"):
         corners += [TrajectoryCase(mode=mode, path="fit", updates=6, batch_size=16, rate="changing", seed=7)]
-        corners += [TrajectoryCase(mode=m, updates=3, batch_size=2, seed=8) for m in context.runtime.modes[1:]]
+        corners += [TrajectoryCase(mode=m, updates=3, batch_size=2, seed=8) for m in context.modes()[1:]]
+    if context.param.get("optimizer") == "adam":
+        left = [m for m in context.runtime.modes if m not in context.modes()]
+        corners += [TrajectoryCase(mode=m, updates=3, batch_size=3, seed=8) for m in left]
     if context.param.get("optimizer") == "sgd":
         options: dict[str, Any] = {"mode": mode, "dtype": "float64", "model": "regression", "updates": 4}
         corners += [TrajectoryCase(batch_size=size, seed=9, **options) for size in BATCH_SIZES]
@@ -173,9 +176,12 @@ def _training(optimizer: str, model: str, dtype: str, mode: str) -> Training:
     recurrence = RECURRENCES[optimizer]
     bench = _bench(model, dtype)
     make = getattr(bench.keras.optimizers, recurrence.keras_class)
-    # Muon and others that keep no table of options here are made with their defaults.
-    options = {**OPTIONS.get(recurrence.keras_class, {}), **recurrence.options}
+    options = _options(recurrence)
     return Training(bench, lambda: make(**options), mode)
+
+
+def _options(recurrence: Recurrence) -> dict[str, Any]:
+    return {**OPTIONS.get(recurrence.keras_class, {}), **recurrence.options}
 
 
 def _batches(bench: Bench, case: TrajectoryCase) -> list[Any]:
@@ -204,7 +210,9 @@ def _read(training: Training, recurrence: Recurrence) -> State:
     )
 
 
-def _gradients(case: TrajectoryCase, states: Sequence[State], batches: Sequence[Any], bench: Bench) -> list[Approximate]:
+def _gradients(
+    case: TrajectoryCase, states: Sequence[State], batches: Sequence[Any], bench: Bench
+) -> list[Approximate]:
     """Return the oracle's gradient of each variable at each of Keras's own weights, updates first."""
     found = []
     for t, state in enumerate(states):
@@ -224,7 +232,7 @@ def steps(
     hyper: Any,
     dtype: str,
 ) -> list[Step]:
-    """Return every part of the state after each update: Keras's, and the oracle's one step from Keras's own state.
+    """Return every part of the state after each update: Keras's, and the oracle's from Keras's state before.
 
     Parameters
     ----------
@@ -290,9 +298,8 @@ def _one_by_one(
 
 
 def _misconfigured(training: Training, recurrence: Recurrence, hyper: Any, first: State) -> Reading | None:
-    """Return a broken reading unless the optimizer holds what it was given and starts where it is documented to."""
-    options = {**OPTIONS.get(recurrence.keras_class, {}), **recurrence.options}
-    for name, asked in options.items():
+    """Return a broken reading unless the optimizer holds what it was given and starts as documented."""
+    for name, asked in _options(recurrence).items():
         if name in hyper and hyper[name] != asked:
             seen = f"{recurrence.keras_class}({name}={asked}) holds {name}={hyper[name]}"
             return Reading(np.inf, where=name, seen=seen, allowed="what it was given")
@@ -340,7 +347,8 @@ def _size(case: TrajectoryCase, t: int) -> int:
 def _cause(found: Sequence[Step], shares: Sequence[Array], t: int) -> str:
     """Return which parts of the state leave the recurrence and which follow it, at one update."""
     parts = list(dict.fromkeys(step.part for step in found))
-    left = [p for p in parts if any(s[t].max() > 1 for f, s in zip(found, shares, strict=True) if f.part == p)]
+    broken = {step.part for step, share in zip(found, shares, strict=True) if share[t].max() > 1}
+    left = [p for p in parts if p in broken]
     followed = [p for p in parts if p not in left]
     if not followed:
         return "every part of the state leaves the recurrence: the gradient, or the update as a whole"
@@ -348,7 +356,7 @@ def _cause(found: Sequence[Step], shares: Sequence[Array], t: int) -> str:
 
 
 def _undecided(found: Sequence[Step]) -> float:
-    """Return how many weights rounding leaves open: their bound is as large as their update (a sign may flip)."""
+    """Return how many weights rounding leaves open: bounds as large as the update (a sign may flip)."""
     return float(
         sum(
             np.count_nonzero((s.bound >= np.abs(s.oracle - s.before)) & (s.oracle != s.before))
@@ -366,12 +374,12 @@ def _undecided(found: Sequence[Step]) -> float:
     params=optimizer_params,
     corners=trajectory_corners,
     applies=has_no_recurrence,
-    examples=(3, 6, 100),
+    examples=(2, 4, 100),
     per_subject=False,
-    catches="an optimizer, loss or trainer that departs from its definition at any update: a wrong constant or term, "
-    "bias correction out of step, a special case at one batch size, a skipped or repeated update, noise",
-    formula="|w' - w'_oracle| <= bound, slots likewise: one step of the published recurrence from Keras's own weights "
-    "and slots, its gradient by the chain rule in float64 NumPy, the bound by running error analysis of both",
+    catches="an optimizer, loss or trainer that departs from its definition at any update: a wrong constant "
+    "or term, bias correction out of step, a special case at one batch size, an update skipped, noise",
+    formula="|w' - w'_oracle| <= bound, slots likewise: one step of the published recurrence from Keras's "
+    "own weights and slots, the gradient by the chain rule in float64 NumPy, the bound by running error analysis",
     source="the papers named in bscheck.oracles.optimizers; Higham 2002, sections 3.1 and 3.3",
     example="after update 1, dense/kernel[0,1] is off by 3e-05: 0.001 of its update",
 )

@@ -24,9 +24,6 @@ from bscheck.runtime.rig import SHAPES, Rig
 from bscheck.surface.optimizers import accepts, make, variant, variants
 from bscheck.tolerance import TINY, UNIT_ROUNDOFF
 
-#: Largest column norm that the constraint of a case leaves; drawn columns have a norm of about 1.7.
-MAX_NORM = 0.5
-
 OPTIONS = ("decay", "clip", "ema", "constraint")
 
 
@@ -37,7 +34,7 @@ def _rig(name: str, options: tuple[str, ...], k: int | None, mode: str, dtype: s
         lambda: make(variant(name), decay=decay, clip=clip, ema=ema, accumulation=k),
         mode=mode,
         dtype=dtype,
-        constraint=MAX_NORM if constraint == "max_norm" else None,
+        constraint=constraint,
     )
 
 
@@ -55,6 +52,12 @@ def draw_tensors(case: UpdateCase, salt: int, scale: float = 1.0) -> list[Array]
     """Return one tensor for each of the rig's variables, standard normal times `scale`."""
     rng = random(case.seed, 4, salt)
     return [(scale * rng.standard_normal(shape)).astype(case.dtype) for shape in SHAPES.values()]
+
+
+def first_weights(case: UpdateCase) -> list[Array]:
+    """Return the weights that a case starts from; under ``non_negative`` they satisfy the constraint already."""
+    weights = draw_tensors(case, 0)
+    return [np.abs(w) for w in weights] if case.constraint == "non_negative" else weights
 
 
 def micro_gradients(case: UpdateCase, update: int) -> list[list[Array]]:
@@ -144,9 +147,9 @@ def compare_states(run: State, expected: State, before: State, update: int, u: f
         )
     else:
         # By position: a slot is named for its variable's path, which differs between a model and a rig.
-        want = dict(zip(run.slots, expected.slots.values(), strict=True))
-        old = dict(zip(run.slots, before.slots.values(), strict=True))
-        readings.append(state_difference(run.slots, want, old, u, "slot", update))
+        seen = dict(zip(expected.slots, run.slots.values(), strict=True))
+        old = dict(zip(expected.slots, before.slots.values(), strict=True))
+        readings.append(state_difference(seen, expected.slots, old, u, "slot", update))
     if run.updates != expected.updates:
         readings.append(
             Reading(
@@ -175,7 +178,7 @@ def accumulated_against_fresh(name: str, case: UpdateCase) -> Reading:
     """Run windows through the accumulating optimizer and hold each against a fresh optimizer's single updates."""
     run = _rig(name, _options(case), case.micro_batches, case.mode, case.dtype)
     reference = _rig(name, _options(case), None, case.mode, case.dtype)
-    start = draw_tensors(case, 0)
+    start = first_weights(case)
     run.reset(start)
     reference.reset(start)
     readings = []
@@ -201,6 +204,11 @@ def optimizer_params() -> list[Param]:
     return [Param.of(optimizer=name) for name in variants()]
 
 
+def eager_if_any(context: Context) -> str:
+    """Return the mode in which one more optimizer costs no compilation."""
+    return "eager" if "eager" in context.runtime.modes else context.runtime.modes[0]
+
+
 def update_cases(**fixed: Any) -> Callable[[Context], Any]:
     """Return the strategy of cases whose options are drawn from the given values."""
 
@@ -216,7 +224,7 @@ def update_cases(**fixed: Any) -> Callable[[Context], Any]:
             micro_batches=st.integers(2, 5),
             updates=st.integers(1, 3),
             seed=seeds(),
-            mode=st.just("eager" if "eager" in context.runtime.modes else context.runtime.modes[0]),
+            mode=st.just(eager_if_any(context)),
             **drawn,
         )
 
@@ -231,7 +239,7 @@ def option_corners(**option: str) -> Callable[[Context], Sequence[Case]]:
     """
 
     def corners(context: Context) -> Sequence[Case]:
-        eager = "eager" if "eager" in context.runtime.modes else context.runtime.modes[0]
+        eager = eager_if_any(context)
         return (
             UpdateCase(micro_batches=2, updates=1, mode=eager, **option),
             UpdateCase(micro_batches=3, updates=3, mode=eager, seed=1, **option),
@@ -302,7 +310,10 @@ def bias_correction_counts_updates(context: Context, case: UpdateCase) -> Readin
     case=UpdateCase,
     params=optimizer_params,
     cases=update_cases(decay=("on", "exclude_bias")),
-    corners=option_corners(decay="on"),
+    corners=lambda context: (
+        *option_corners(decay="on")(context),
+        UpdateCase(decay="exclude_bias", mode=eager_if_any(context), seed=2),
+    ),
     applies=lacks("weight_decay"),
     examples=(2, 4, 200),
     per_subject=False,
@@ -342,7 +353,11 @@ def clipping_acts_on_the_accumulated_gradient(context: Context, case: UpdateCase
     case=UpdateCase,
     params=optimizer_params,
     cases=update_cases(ema=("on", "overwrite")),
-    corners=option_corners(ema="on"),
+    corners=lambda context: (
+        UpdateCase(micro_batches=2, updates=2, ema="on", mode=eager_if_any(context)),
+        UpdateCase(micro_batches=3, updates=2, ema="overwrite", mode=eager_if_any(context), seed=1),
+        UpdateCase(micro_batches=2, updates=3, ema="on", mode=eager_if_any(context), seed=2),
+    ),
     applies=lacks("use_ema"),
     examples=(2, 4, 200),
     per_subject=False,
@@ -361,8 +376,11 @@ def moving_average_advances_once_per_update(context: Context, case: UpdateCase) 
     claims=("C4",),
     case=UpdateCase,
     params=optimizer_params,
-    cases=update_cases(constraint="max_norm"),
-    corners=option_corners(constraint="max_norm"),
+    cases=update_cases(constraint=("max_norm", "non_negative")),
+    corners=lambda context: (
+        *option_corners(constraint="non_negative")(context),
+        *option_corners(constraint="max_norm")(context),
+    ),
     examples=(2, 4, 200),
     per_subject=False,
     catches="a weight constraint applied on micro-batches that make no update",
@@ -412,10 +430,11 @@ def has_sparse(context: Context) -> str | None:
     claims=("C1", "C4"),
     case=UpdateCase,
     params=optimizer_params,
-    cases=update_cases(gradient="sparse"),
+    cases=update_cases(gradient=("sparse", "sparse_unique"), clip=("none", "norm", "value", "global")),
     corners=lambda context: (
-        UpdateCase(micro_batches=2, updates=1, gradient="sparse", mode="eager"),
-        UpdateCase(micro_batches=3, updates=3, gradient="sparse", mode="eager", seed=1),
+        UpdateCase(micro_batches=2, updates=2, gradient="sparse_unique", mode=eager_if_any(context)),
+        UpdateCase(updates=1, gradient="sparse", mode=eager_if_any(context), seed=1),
+        UpdateCase(updates=3, gradient="sparse", mode=eager_if_any(context), seed=2),
     ),
     applies=has_sparse,
     examples=(2, 4, 200),
@@ -430,8 +449,8 @@ def has_sparse(context: Context) -> str | None:
 def sparse_and_dense_gradients_make_the_same_update(context: Context, case: UpdateCase) -> Reading:
     """A sparse gradient with repeated rows makes the update of the dense gradient that it stands for."""
     name = context.param.get("optimizer")
-    run = _sparse_rig(name, case.mode)
-    reference = _rig(name, ("none",) * len(OPTIONS), None, case.mode, case.dtype)
+    run = _sparse_rig(name, case.clip, case.mode)
+    reference = _rig(name, ("none", case.clip, "none", "none"), None, case.mode, case.dtype)
     start = draw_tensors(case, 0)
     run.reset(start)
     reference.reset(start)
@@ -440,8 +459,9 @@ def sparse_and_dense_gradients_make_the_same_update(context: Context, case: Upda
         before = state_of(reference)
         gradients = draw_tensors(case, 1 + update)
         rng = random(case.seed, 5, update)
-        # As many rows as two small batches look up, some of them twice.
-        rows = rng.integers(0, SHAPES["embeddings"][0], 3 * case.micro_batches)
+        table = SHAPES["embeddings"][0]
+        unique = case.gradient == "sparse_unique"
+        rows = rng.permutation(table)[:3] if unique else rng.integers(0, table, 3 * case.micro_batches)
         values = _exact_rows(rng, rows).astype(case.dtype)
         dense = np.zeros(SHAPES["embeddings"], case.dtype)
         np.add.at(dense, rows, values)
@@ -469,5 +489,5 @@ def _exact_rows(rng: np.random.Generator, rows: Array) -> Array:
 
 
 @cached_in_process
-def _sparse_rig(name: str, mode: str) -> Rig:
-    return Rig(lambda: make(variant(name)), mode=mode)
+def _sparse_rig(name: str, clip: str, mode: str) -> Rig:
+    return Rig(lambda: make(variant(name), clip=clip), mode=mode)

@@ -1,4 +1,4 @@
-"""Loss and gradient of a dense network in float64 NumPy, from the definition, with the rounding Keras may show.
+"""Loss and gradient of a dense network in float64 NumPy, by definition, with the rounding Keras may show.
 
 The chain rule written out (Goodfellow, Bengio & Courville 2016, Deep Learning, Algorithms 6.3 and 6.4). Every
 intermediate carries a bound on its error (running error analysis; Higham 2002, Accuracy and Stability of
@@ -29,8 +29,8 @@ LOSSES = ("mean_squared_error", "sparse_categorical_crossentropy")
 #: units in the last place (Eigen's and XLA's rational tanh: about 5, two roundoffs each), so 16 leaves room.
 ELEMENTARY = 16.0
 
-#: A backend may group sums and fuse products as it likes: one more rounding over the same terms at most doubles
-#: what they were charged. The oracle's own rounding (2^-53) is added to Keras's.
+#: A backend may group sums and fuse products as it likes: one more rounding over the same terms at most
+#: doubles what they were charged. The oracle's own rounding (2^-53) is added to Keras's.
 ORDERS = 2.0
 
 
@@ -75,8 +75,8 @@ class Network:
             raise ValueError(f"no formula for the loss {self.loss!r}; there is one for {', '.join(LOSSES)}")
         for layer in self.layers:
             if layer.activation not in ACTIVATIONS:
-                known = ", ".join(ACTIVATIONS)
-                raise ValueError(f"no formula for the activation {layer.activation!r}; there is one for {known}")
+                known = f"there is one for {', '.join(ACTIVATIONS)}"
+                raise ValueError(f"no formula for the activation {layer.activation!r}; {known}")
 
 
 class Approximate(NamedTuple):
@@ -214,7 +214,7 @@ def _with_penalty(part: Approximate, kernel: Array, l2: float, unit: float) -> A
 
 
 def _matmul(a: Approximate, b: Approximate, unit: float) -> Approximate:
-    """Higham 2002, section 3.5: an inner product of n terms errs by ``n u / (1 - n u)`` of their magnitudes."""
+    """Higham 2002, section 3.5: a sum of n products errs by ``n u / (1 - n u)`` of their magnitudes."""
     terms = a.value.shape[1]
     growth = terms * unit / (1 - terms * unit)
     left, right = np.abs(a.value), np.abs(b.value)

@@ -160,7 +160,8 @@ def _exceptions(results: Results) -> list[str]:
     told = [result for result in results if result["verdict"] == "contract exception"]
     if not told:
         return []
-    return [_row("exceptions", str(len(told)), f"each as documented; {_worst(told)}".rstrip("; "), "hold")]
+    worst = max(_rank(share(result["worst"]["share"])) for result in told)
+    return [_row("exceptions", str(len(told)), f"each as documented, worst {percent(worst)}", "hold")]
 
 
 def _not_applicable(results: Results) -> list[str]:

@@ -23,6 +23,8 @@ class Runtime(Protocol):
     drawn_modes: tuple[str, ...]
     #: Whether every new shape costs a compilation, so that cases must reuse few shapes.
     compiles_per_shape: bool
+    #: Whether ``Model.compile`` takes a ``steps_per_execution`` above 1.
+    joins_steps: bool
 
     def precision_scope(self, dtype: str) -> AbstractContextManager[Any]:
         """Return the scope in which the dtype policy `dtype` really computes in that dtype."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import os
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,6 +126,7 @@ class Bench:
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         self._initial = [np.array(self.keras.ops.convert_to_numpy(v)) for v in self.model.variables]
         self._functions: dict[Any, Callable[..., Any]] = {}
+        self._calls: dict[bool, Callable[..., Any]] = {}
         self._probes: dict[Any, Any] = {}
 
     def compile_model(self, model: Any, optimizer: Any, **options: Any) -> None:
@@ -165,6 +168,14 @@ class Bench:
     def weights(self) -> Array:
         """Return the trainable weights as one flat float64 vector."""
         return flatten([self.keras.ops.convert_to_numpy(v) for v in self.model.trainable_variables])
+
+    def call(self, x: Any, training: bool) -> Any:
+        """Return the model's outputs for a tree of tensors, in whichever mode is quickest for a few calls."""
+        if training not in self._calls:
+            # Op by op, JAX compiles the loop of a recurrent layer anew at every call.
+            mode = "graph" if self.runtime.compiles_per_shape else "eager"
+            self._calls[training] = self.runtime.compile(lambda x: self.model(x, training=training), mode)
+        return self._calls[training](x)
 
     # Gradients -----------------------------------------------------------------------------------------
 
@@ -311,11 +322,28 @@ def _joined(trees: Sequence[Any]) -> Any:
 
 
 def _names(model: Any) -> list[str]:
-    """Return readable, distinct names: the variables' paths without what they all share."""
+    """Return readable, distinct names: the variables' paths without what they all share.
+
+    Keras numbers unnamed layers through the whole process; here the numbers start anew in every model, so that a
+    failure reads the same whatever was built before.
+    """
     paths = [getattr(v, "path", v.name) for v in model.trainable_variables]
     prefix = os.path.commonprefix([p.rsplit("/", 1)[0] + "/" for p in paths])
     prefix = prefix[: prefix.rfind("/") + 1]
-    return [p[len(prefix) :] or p for p in paths]
+    numbered = _renumbered(model)
+    return ["/".join(numbered.get(part, part) for part in (p[len(prefix) :] or p).split("/")) for p in paths]
+
+
+def _renumbered(model: Any) -> dict[str, str]:
+    """Return new names for the layers that Keras named by class and number."""
+    seen: collections.Counter[str] = collections.Counter()
+    names: dict[str, str] = {}
+    for layer in model._flatten_layers():
+        snake = re.sub(r"(?<!^)(?=[A-Z][a-z])|(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__).lower()
+        if re.fullmatch(re.escape(snake) + r"(_\d+)?", layer.name) and layer.name not in names:
+            names[layer.name] = f"{snake}_{seen[snake]}" if seen[snake] else snake
+            seen[snake] += 1
+    return names
 
 
 def _user_step(subject: Subject, model: Any, probe: Any, batches: Sequence[Any]) -> None:

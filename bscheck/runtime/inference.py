@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,6 +56,7 @@ class Trainer:
 
     def __init__(self, bench: Bench, mode: str, steps_per_execution: int) -> None:
         self.bench = bench
+        self.mode = mode
         self.model = build_model(bench.subject, bench.dtype)
         with precision(bench.dtype):
             optimizer = bench.keras.optimizers.SGD(0.0)
@@ -60,8 +64,7 @@ class Trainer:
             self.model,
             optimizer,
             weighted_metrics=list(bench.subject.metrics) or None,
-            run_eagerly=mode == "eager",
-            jit_compile=mode == "jit",
+            **bench.runtime.compile_options(mode),
             steps_per_execution=steps_per_execution,
         )
 
@@ -69,10 +72,11 @@ class Trainer:
 
     def set_weights(self, flat: Array) -> None:
         """Assign the trainable weights; every other variable gets its first value."""
-        for variable, value in zip(self.model.variables, self._first, strict=True):
-            variable.assign(value)
-        for variable, value in zip(self.model.trainable_variables, self.bench.split(flat), strict=True):
-            variable.assign(np.asarray(value).astype(variable.dtype))
+        with precision(self.bench.dtype):
+            for variable, value in zip(self.model.variables, self._first, strict=True):
+                variable.assign(value)
+            for variable, value in zip(self.model.trainable_variables, self.bench.split(flat), strict=True):
+                variable.assign(np.asarray(value).astype(variable.dtype))
 
     def predict(self, x: Any, batch_size: int, source: str) -> list[Array]:
         """Return the outputs of ``predict``, or of ``predict_on_batch`` batch by batch."""
@@ -80,17 +84,18 @@ class Trainer:
             if source == "on_batch":
                 parts = [arrays(self.model.predict_on_batch(part)) for (part,) in _batches((x,), batch_size)]
                 return [np.concatenate(p) for p in zip(*parts, strict=True)]
-            return arrays(self.model.predict(**_given((x,), batch_size, source), verbose=0))
+            with _quiet():
+                return arrays(self.model.predict(**_given((x,), batch_size, source), verbose=0))
 
     def evaluate(self, batch: Sequence[Any], batch_size: int, source: str) -> Mapping[str, float]:
         """Return what ``evaluate`` reports."""
-        with precision(self.bench.dtype):
+        with precision(self.bench.dtype), _quiet():
             logs = self.model.evaluate(**_given(_filled(batch), batch_size, source), verbose=0, return_dict=True)
         return _numbers(logs)
 
     def fit(self, batch: Sequence[Any], batch_size: int, source: str) -> Mapping[str, float]:
         """Return the history of one epoch, unshuffled."""
-        with precision(self.bench.dtype):
+        with precision(self.bench.dtype), _quiet():
             given = _given(_filled(batch), batch_size, source)
             history = self.model.fit(**given, shuffle=False, epochs=1, verbose=0).history
         return _numbers({name: values[-1] for name, values in history.items()})
@@ -101,9 +106,103 @@ class Trainer:
         with precision(self.bench.dtype):
             return _numbers(getattr(self.model, path)(x, y, sample_weight=w, return_dict=True))
 
-    def reset(self) -> None:
-        """Forget every metric's state."""
+    def alone(self, path: str, batch: Sequence[Any]) -> Mapping[str, float]:
+        """Return what a batch reports when every metric was emptied before."""
         self.model.reset_metrics()
+        return self.on_batch(path, batch)
+
+
+@dataclass(frozen=True)
+class Lengthened:
+    """A subject's model rebuilt for sequences of any length.
+
+    Attributes
+    ----------
+    bench : Bench
+        Subject and precision.
+    model : keras.Model
+        The clone.
+    mask_value : float
+        What every feature of a masked step (or a masked id) is.
+    """
+
+    bench: Bench
+    model: Any
+    mask_value: float
+
+    def set_weights(self, flat: Array) -> None:
+        """Assign the trainable weights."""
+        with precision(self.bench.dtype):
+            for variable, value in zip(self.model.trainable_variables, self.bench.split(flat), strict=True):
+                variable.assign(np.asarray(value).astype(variable.dtype))
+
+    def lengths(self, x: Any) -> Array:
+        """Return the number of steps of each sequence up to its last unmasked one."""
+        (steps,) = leaves(x)
+        masked = steps == self.mask_value
+        masked = masked if masked.ndim == 2 else masked.all(axis=tuple(range(2, masked.ndim)))
+        return np.asarray(((~masked) * np.arange(1, masked.shape[1] + 1)).max(axis=1))
+
+    def padded(self, x: Any, steps: int) -> Any:
+        """Return the sequences with masked steps appended."""
+        return map_leaves(lambda a: np.concatenate([a, self._masked(a, steps)], axis=1), x)
+
+    def _masked(self, a: Array, steps: int) -> Array:
+        return np.full((len(a), steps, *a.shape[2:]), self.mask_value, a.dtype)
+
+
+def lengthened(bench: Bench) -> Lengthened | None:
+    """Return the bench's model for sequences of any length, or None where it masks none or cannot be rebuilt."""
+    values = [
+        0.0 if type(layer).__name__ == "Embedding" else float(layer.mask_value)
+        for layer in getattr(bench.model, "layers", ())
+        if type(layer).__name__ == "Masking" or getattr(layer, "mask_zero", False)
+    ]
+    inputs = getattr(bench.model, "inputs", None) or []
+    if len(values) != 1 or len(inputs) != 1 or len(inputs[0].shape) < 2:
+        return None
+    keras = bench.keras
+    shape = (None, *inputs[0].shape[2:])
+    with precision(bench.dtype):
+        given = keras.Input(shape, dtype=inputs[0].dtype)
+        sequential = isinstance(bench.model, keras.Sequential)
+        try:
+            model = keras.models.clone_model(bench.model, input_tensors=[given] if sequential else given)
+        except Exception:  # a model that is no graph of layers, or whose weights depend on the length
+            return None
+    return Lengthened(bench, model, values[0]) if _same_weights(bench, model) else None
+
+
+def _same_weights(bench: Bench, model: Any) -> bool:
+    return [tuple(v.shape) for v in model.trainable_variables] == bench.shapes
+
+
+def penalty(bench: Bench, flat: Array) -> float | None:
+    """Return the penalties on the weights by the formula of L2, or None where there are others.
+
+    Keras's L2 regularizer is ``l2 * sum w**2``, with no half.
+    """
+    known = dict(zip((id(v) for v in bench.model.trainable_variables), bench.split(flat), strict=True))
+    total = 0.0
+    for variable in bench.model.trainable_variables:
+        regularizer = getattr(variable, "regularizer", None)
+        if regularizer is None:
+            continue
+        if type(regularizer).__name__ != "L2":
+            return None
+        total += float(np.asarray(regularizer.l2)) * float(np.sum(known[id(variable)] ** 2))
+    own = sum(getattr(v, "regularizer", None) is not None for v in bench.model.trainable_variables)
+    with precision(bench.dtype):
+        bench.model(map_leaves(bench.keras.ops.convert_to_tensor, bench.cast(bench.subject.draw(0, 1))[0]))
+        return total if len(bench.model.losses) == own else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Keras's warning that a generator ended inside an execution of several steps: here it should."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        yield
 
 
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ class JaxRuntime:
     #: Op by op, every operation of every shape is compiled on its own, and loops anew at every call.
     drawn_modes = ("graph",)
     compiles_per_shape = True
+    joins_steps = True
 
     def precision_scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         return _x64() if dtype == "float64" else contextlib.nullcontext()
@@ -34,7 +36,7 @@ class JaxRuntime:
         return base
 
     def compile(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
-        return function if mode == "eager" else jax.jit(function)
+        return function if mode == "eager" else _Compiled(function)
 
     def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
         differentiate = self._differentiate(model, loss, mode)
@@ -104,10 +106,10 @@ class JaxRuntime:
         One function a model, loss and mode, so that every user of it shares what was compiled.
         """
         kept: dict[Any, Callable[..., Any]] = model.__dict__.setdefault("_bscheck_differentiate", {})
-        key = (getattr(loss, "__func__", loss), mode == "eager")
+        key = (loss, mode == "eager")
         if key not in kept:
             pure = jax.value_and_grad(_pure_loss(model, loss), has_aux=True)
-            kept[key] = self.compile(pure, mode)
+            kept[key] = pure if mode == "eager" else jax.jit(pure)
         differentiate = kept[key]
 
         def run(x: Any, y: Any, w: Any) -> Any:
@@ -134,6 +136,53 @@ class JaxRuntime:
                     variable.assign(value)
 
         return apply
+
+
+class _Compiled:
+    """A function of tensors and of the Keras variables it meets, compiled; the variables are updated."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.variables: list[Any] = []
+        self.updated: list[Any] = []
+        self.compiled = jax.jit(self._pure)
+
+    def __call__(self, *tensors: Any) -> Any:
+        if not self.variables:
+            self.variables = _variables_of(self.function, tensors)
+        outputs, values = self.compiled([v.value for v in self.variables], *tensors)
+        for variable, value in zip(self.updated, values, strict=True):
+            variable.assign(value)
+        return outputs
+
+    def _pure(self, values: Sequence[Any], *tensors: Any) -> Any:
+        mapping = list(zip(self.variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+            outputs = self.function(*tensors)
+        # Known once traced: writing every variable back would cost more than a small model's call.
+        self.updated = [v for v, value in mapping if scope.get_current_value(v) is not value]
+        return outputs, [scope.get_current_value(v) for v in self.updated]
+
+
+def _variables_of(function: Callable[..., Any], tensors: Sequence[Any]) -> list[Any]:
+    """Return the Keras variables that a function reads or writes."""
+    found: dict[int, Any] = {}
+
+    class Finder(keras.StatelessScope):  # type: ignore[misc]
+        def get_current_value(self, variable: Any) -> Any:
+            found[id(variable)] = variable
+            return super().get_current_value(variable)
+
+        def add_update(self, update: Any) -> None:
+            found[id(update[0])] = update[0]
+            super().add_update(update)
+
+    def traced(*tensors: Any) -> Any:
+        with Finder(collect_losses=True):
+            return function(*tensors)
+
+    jax.eval_shape(traced, *tensors)
+    return list(found.values())
 
 
 def _pure_loss(model: Any, loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,8 +212,27 @@ def _x64() -> Iterator[None]:
         from jax.experimental import enable_x64
 
         scope = enable_x64()
-    with scope, wide_floats():
+    with scope, wide_floats(), mock.patch.object(jax.nn, "dot_product_attention", _attention):
         yield
+
+
+_attention_of_jax = jax.nn.dot_product_attention
+
+
+def _attention(query: Any, key: Any, value: Any, bias: Any = None, mask: Any = None, **options: Any) -> Any:
+    """Return attention whose softmax is in the inputs' dtype: JAX's own is 'always carried out in fp32'."""
+    scale, causal = options.pop("scale", None), options.pop("is_causal", False)
+    options.pop("implementation", None)
+    if query.dtype != jnp.float64 or key.shape[2] != query.shape[2] or any(options.values()):
+        return _attention_of_jax(query, key, value, bias, mask, scale=scale, is_causal=causal, **options)
+    logits = jnp.einsum("BTNH,BSNH->BNTS", query, key)
+    logits = logits * (query.shape[-1] ** -0.5 if scale is None else scale)
+    logits = logits if bias is None else logits + bias
+    if causal:
+        below = jnp.tril(jnp.ones(logits.shape[-2:], bool))
+        mask = below if mask is None else jnp.logical_and(mask, below)
+    logits = logits if mask is None else jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    return jnp.einsum("BNTS,BSNH->BTNH", jax.nn.softmax(logits, axis=-1), value)
 
 
 def _tensors(tree: Any) -> Any:

@@ -7,8 +7,6 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-from bscheck.runtime import keras_module
-
 
 @contextlib.contextmanager
 def wide_floats() -> Iterator[None]:
@@ -16,7 +14,7 @@ def wide_floats() -> Iterator[None]:
 
     On JAX and torch, Keras turns every float64 result into float32, "aligned with JAX's default behavior", under
     the float64 policy too. An oracle needs the real thing. The rule is one entry of a private table; where a
-    release keeps it elsewhere nothing happens, and `promotes_to_double` says so.
+    release keeps it elsewhere nothing happens, and probing finds that the subject has no float64 twin.
     """
     table: Any = {}
     with contextlib.suppress(ImportError):
@@ -30,8 +28,3 @@ def wide_floats() -> Iterator[None]:
     finally:
         if before is not None:
             table["float64"] = before
-
-
-def promotes_to_double() -> bool:
-    """Whether operations on float64 return float64 here."""
-    return str(keras_module().backend.result_type("float64", "float64")) == "float64"

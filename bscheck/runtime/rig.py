@@ -15,6 +15,9 @@ from bscheck.runtime.bench import Array, precision
 #: The names matter: weight decay is excluded by name.
 SHAPES: Mapping[str, tuple[int, ...]] = {"kernel": (3, 4), "bias": (4,), "embeddings": (5, 2)}
 
+#: Largest column norm that ``max_norm`` leaves; columns of standard normal weights have a norm of about 1.7.
+MAX_NORM = 0.5
+
 
 class Rig:
     """A Keras optimizer and the variables it moves; `reset` makes it as good as new.
@@ -27,8 +30,8 @@ class Rig:
         Name and shape of each variable.
     mode, dtype : str
         Execution mode of ``apply``, and dtype of variables and arithmetic.
-    constraint : float, optional
-        Largest norm that a ``MaxNorm`` constraint leaves each column of each variable.
+    constraint : str
+        ``none``, ``max_norm`` (see `MAX_NORM`) or ``non_negative``, on every variable.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class Rig:
         *,
         mode: str = "eager",
         dtype: str = "float32",
-        constraint: float | None = None,
+        constraint: str = "none",
     ) -> None:
         self.keras = keras_module()
         self.dtype = dtype
@@ -50,9 +53,11 @@ class Rig:
                 self.keras.Variable(rng.normal(size=shape).astype(dtype), name=name, dtype=dtype)
                 for name, shape in shapes.items()
             ]
-            if constraint is not None:
+            if constraint != "none":
+                constraints = self.keras.constraints
                 for variable in self.variables:
-                    variable.constraint = self.keras.constraints.MaxNorm(constraint)
+                    non_negative = constraint == "non_negative"
+                    variable.constraint = constraints.NonNeg() if non_negative else constraints.MaxNorm(MAX_NORM)
             self.optimizer = make()
             self.optimizer.build(self.variables)
             self._apply = current().apply_function(self.optimizer, self.variables, mode)
@@ -68,10 +73,11 @@ class Rig:
 
         A slot that ``build`` made a copy of a weight (the schedule-free iterate) is given the new weight.
         """
-        for variable, value in zip(self.variables, weights, strict=True):
-            variable.assign(np.asarray(value, self.dtype))
-        for variable, value, copied in zip(self.optimizer.variables, self._initial, self._copies, strict=True):
-            variable.assign(value if copied is None else np.asarray(weights[copied], self.dtype))
+        with precision(self.dtype):
+            for variable, value in zip(self.variables, weights, strict=True):
+                variable.assign(np.asarray(value, self.dtype))
+            for variable, value, copied in zip(self.optimizer.variables, self._initial, self._copies, strict=True):
+                variable.assign(value if copied is None else np.asarray(weights[copied], self.dtype))
 
     def apply(self, gradients: Sequence[Any]) -> None:
         """Give one set of gradients (arrays, or `Runtime.sparse` ones) to ``optimizer.apply``."""

@@ -16,6 +16,7 @@ class TensorFlowRuntime:
     modes = ("graph", "eager", "jit")
     drawn_modes = ("graph", "eager")
     compiles_per_shape = False
+    joins_steps = True
 
     def precision_scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()

@@ -20,6 +20,7 @@ class TorchRuntime:
     modes = ("eager",)
     drawn_modes = ("eager",)
     compiles_per_shape = False
+    joins_steps = False
 
     def precision_scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         return wide_floats() if dtype == "float64" else contextlib.nullcontext()

@@ -83,9 +83,8 @@ class Training:
         x, y, w = concatenate(batches)
         size, epochs = examples(batches[0][1]), -(-len(rates) // len(batches))
         follower = _follower(self.bench.keras, rates, after)
-        self.model.fit(
-            x, y, sample_weight=w, batch_size=size, epochs=epochs, shuffle=False, verbose=0, callbacks=[follower]
-        )
+        options = {"shuffle": False, "verbose": 0, "callbacks": [follower]}
+        self.model.fit(x, y, sample_weight=w, batch_size=size, epochs=epochs, **options)
 
     def _reset(self, weights: Array) -> None:
         for variable, value in zip(self.model.trainable_variables, self.bench.split(weights), strict=True):

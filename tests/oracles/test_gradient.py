@@ -1,4 +1,4 @@
-"""The NumPy gradient of a dense network: against finite differences, a closed form, and its own error bounds."""
+"""The NumPy gradient of a dense network: against finite differences, a closed form, and its own bounds."""
 
 from __future__ import annotations
 

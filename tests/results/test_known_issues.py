@@ -12,6 +12,7 @@ import pytest
 
 from bscheck.cases import Case
 from bscheck.errors import KnownIssueError
+from bscheck.results import known_issues
 from bscheck.results.known_issues import PACKAGED, KnownIssue, load_known_issues, read_known_issues
 
 
@@ -218,11 +219,12 @@ def test_missing_file_is_one_line(file: Path) -> None:
         read_known_issues(file, CHECKS)
 
 
-def test_id_may_be_used_once_over_all_files(file: Path) -> None:
+def test_id_may_be_used_once_over_all_files(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_issues, "PACKAGED", file)
     file.write_text(ENTRY)
     other = file.with_name("other.toml")
     other.write_text(ENTRY)
     with pytest.raises(
         KnownIssueError, match=r"other.toml: issue 'decay-breaks': the id is taken already, by .*known"
     ):
-        load_known_issues(CHECKS, file, other)
+        load_known_issues(CHECKS, other)
