@@ -186,7 +186,8 @@ class InferenceCase(Case):
     batches, tail : int
         Full batches, and examples in the ragged last one (0: there is none). With no full batch B > N.
     path : str
-        ``predict``, ``evaluate``, ``fit`` (one epoch), ``train_on_batch`` or ``test_on_batch``.
+        ``whole`` (all examples through ``predict`` or ``evaluate``, whichever the check is about), ``fit`` (one
+        epoch), ``train_on_batch`` or ``test_on_batch``.
     source : str
         How the examples are given: ``arrays``, ``generator``, ``dataset`` (tf.data), ``pydataset``, or ``on_batch``
         (each batch by ``predict_on_batch``).
@@ -203,14 +204,14 @@ class InferenceCase(Case):
     mode: str = "graph"
     weights: str = "none"
     scale: str = "usual"
-    path: str = "evaluate"
+    path: str = "whole"
     source: str = "arrays"
     earlier: str = "nothing"
     steps_per_execution: int = 1
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "dtype": DTYPES, "mode": MODES, "weights": WEIGHTINGS, "scale": SCALES,
-        "path": ("predict", "evaluate", "fit", "train_on_batch", "test_on_batch"),
+        "path": ("whole", "fit", "train_on_batch", "test_on_batch"),
         "source": ("arrays", "generator", "dataset", "pydataset", "on_batch"),
         "earlier": ("nothing", "evaluate", "test_on_batch", "train_on_batch", "fit"),
     }  # fmt: skip

@@ -170,14 +170,14 @@ def rows(
 def mean_over_examples(shift: float, size: float, terms: int, u: float) -> float:
     """Return how far a mean over examples may be off.
 
-    ``6 shift + 4 u sqrt(terms + 8) size``. `shift` is the rms over the calibration rows of how far one example's
+    ``6 shift + 2 u sqrt(terms + 8) size``. `shift` is the rms over the calibration rows of how far one example's
     term moves when the float64 prediction is replaced by the subject's own, so 6 of it bound the mean even where
     all examples err alike. `size` is the mean magnitude of what one term is computed from; a sum of `terms` of
-    them, with 8 operations for the term itself and the division, errs by no more than ``4 u sqrt(terms + 8)`` of
-    that with probability above 1 - 1e-3 per worst-case input (Higham and Mary 2019, lambda = 4), and in practice
-    by far less.
+    them, with 8 operations for the term itself and the division, errs by no more than ``2 u sqrt(terms + 8)`` of
+    that in all but a few of a thousand worst-case inputs (Higham and Mary 2019, lambda = 2); ordinary rounding
+    errors, half of whose bound is rarely met, stay far below.
     """
-    return 6.0 * shift + 4.0 * u * float(np.sqrt(terms + 8)) * size + TINY
+    return 6.0 * shift + 2.0 * u * float(np.sqrt(terms + 8)) * size + TINY
 
 
 def _largest(values: Array) -> float:
@@ -273,7 +273,8 @@ def variance_law(
     Let V be the exact mean square. Every distance ``d = g - full`` errs by at most 2e in rms, so by Cauchy
     and Schwarz ``|mean (d + error)**2 - V| <= 4 e sqrt(V) + 4 e**2``. The law's side errs by `factor` times
     the same, where its V is ``V / factor``: together by
-    ``4 e sqrt(V) (1 + sqrt(factor)) + 4 e**2 (1 + factor)``. Squaring and summing n terms on each side adds ``2 (n + 4) 2**-53 V``.
+    ``4 e sqrt(V) (1 + sqrt(factor)) + 4 e**2 (1 + factor)``. Squaring and summing n terms on each side adds
+    ``2 (n + 4) 2**-53 V``.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ import numpy as np
 from bscheck.errors import SubjectError, one_line
 from bscheck.runtime import keras_module
 from bscheck.runtime.bench import Bench, build_model, precision
-from bscheck.subject import Subject, examples, leaves, map_leaves, take
+from bscheck.subject import Subject, leaves, map_leaves
 from bscheck.tolerance import rms
 
 #: Layers that Keras documents as computing statistics over the batch while training.
@@ -21,9 +21,9 @@ BATCH_STATISTICS = ("BatchNormalization", "SpectralNormalization")
 #: Examples in the probes: few, but enough that every example has several neighbours.
 PROBE_EXAMPLES = 4
 
-#: A training output that moves by more than this share when only *other* examples change is coupled to them. In
-#: float64 uncoupled models move by at most about 1e-15; batch statistics move by 1e-1.
-COUPLED = 1e-9
+#: A training output that moves by more than this share when only *other* examples change is coupled to them: the
+#: square root of the roundoff. Uncoupled models move by a few roundoffs, batch statistics by 1e-1.
+COUPLED = {"float64": 1e-8, "float32": 2.5e-4}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Traits:
     masked_loss : bool
         A mask reaches the loss, which is then a mean over the valid entries of each batch.
     coupling : float
-        How far an example's training output moves (relative rms) when only other examples change.
+        How far an example's training output moves (relative rms) when only other examples change; 0 where that
+        is rounding.
     batch_statistics : tuple of str
         Names of the layers with batch statistics.
     stochastic : bool
@@ -74,7 +75,7 @@ class Traits:
     @property
     def coupled(self) -> bool:
         """Whether examples influence each other's training outputs."""
-        return self.coupling > COUPLED
+        return self.coupling > 0.0
 
     def words(self) -> str:
         """Return the traits as a short phrase, for the log of the first run."""
@@ -95,7 +96,7 @@ class Traits:
 
 
 def probe(subject: Subject, bench: Bench) -> Traits:
-    """Return the traits of a subject, from its float64 bench.
+    """Return the traits of a subject, from its float64 bench, or its float32 one where there is no float64 twin.
 
     Raises
     ------
@@ -219,7 +220,8 @@ def _coupling(subject: Subject, bench: Bench) -> float:
     other, _, _ = bench.cast(subject.draw(3, PROBE_EXAMPLES))
     if _stochastic(bench, x):
         return 0.0
-    return coupling(bench, x, other, True)
+    moved = coupling(bench, x, other, True)
+    return moved if moved > COUPLED[bench.dtype] else 0.0
 
 
 def _stochastic(bench: Bench, x: Any) -> bool:

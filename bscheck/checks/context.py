@@ -11,7 +11,7 @@ import numpy as np
 
 from bscheck.cases import SCALE_FACTORS, GradientCase
 from bscheck.checks import Param
-from bscheck.errors import BscheckError, unknown
+from bscheck.errors import BscheckError, SubjectError, unknown
 from bscheck.results.verdict import NotApplicable
 from bscheck.runtime import Runtime, current
 from bscheck.runtime.bench import Array, Bench
@@ -63,7 +63,11 @@ def _bench(key: _Identity, dtype: str) -> Bench:
 
 @cached_in_process
 def _traits(key: _Identity) -> Traits:
-    return probe(key.subject, _bench(key, "float64"))
+    try:
+        return probe(key.subject, _bench(key, "float64"))
+    except SubjectError:
+        # Some losses of older releases mix dtypes in float64. What is wrong in float32 too is the subject's fault.
+        return probe(key.subject, _bench(key, "float32"))
 
 
 @functools.cache

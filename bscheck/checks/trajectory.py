@@ -379,7 +379,7 @@ def _undecided(found: Sequence[Step]) -> float:
     catches="an optimizer, loss or trainer that departs from its definition at any update: a wrong constant "
     "or term, bias correction out of step, a special case at one batch size, an update skipped, noise",
     formula="|w' - w'_oracle| <= bound, slots likewise: one step of the published recurrence from Keras's "
-    "own weights and slots, the gradient by the chain rule in float64 NumPy, the bound by running error analysis",
+    "own weights and slots, gradient by the chain rule in float64 NumPy, bound by running error analysis",
     source="the papers named in bscheck.oracles.optimizers; Higham 2002, sections 3.1 and 3.3",
     example="after update 1, dense/kernel[0,1] is off by 3e-05: 0.001 of its update",
 )

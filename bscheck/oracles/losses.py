@@ -1,8 +1,8 @@
 """Losses and metrics as NumPy formulas in float64, one value for each example: no Keras in here.
 
-A formula takes ``y`` and ``p``, the targets and predictions with the examples along the first axis, and returns
-one value for each example. ``size`` is the magnitude of what that value is computed from: its rounding is a few
-units in the last place of the size, however far the value itself cancels.
+A formula takes ``y`` and ``p``, the targets and predictions with the examples along the first axis, and
+returns one value for each example. ``size`` is the magnitude of what that value is computed from: its
+rounding is a few units in the last place of the size, however far the value itself cancels.
 """
 
 from __future__ import annotations

@@ -46,6 +46,11 @@ class Runtime(Protocol):
     ) -> Callable[..., None]:
         """Return ``f(x, y, w)``: gradient of one micro-batch given to ``optimizer.apply``."""
 
+    def micro_step(
+        self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str
+    ) -> Callable[..., None]:
+        """Return what `training_step` does, the gradient shared by all optimizers where that saves compiling."""
+
     def apply_function(self, optimizer: Any, variables: Sequence[Any], mode: str) -> Callable[..., None]:
         """Return ``f(gradients)`` that gives NumPy gradients (or `sparse` ones) to ``optimizer.apply``."""
 

@@ -250,7 +250,7 @@ class Bench:
         if path == "step":
             return lambda batches: _user_step(self.subject, model, probe, batches)
         if path == "loop":
-            step = self.runtime.training_step(model, self.loss, probe, mode)
+            step = self.runtime.micro_step(model, self.loss, probe, mode)
             return lambda batches: [step(*b) for b in batches] and None
         self.compile_model(model, probe, **self.runtime.compile_options(mode))
         return lambda batches: feed(model, batches, path)

@@ -36,9 +36,7 @@ def forward_function(bench: Bench, model: Any, training: bool, mode: str) -> Cal
 def arrays(outputs: Any) -> list[Array]:
     """Return a model's outputs as a list of float64 arrays."""
     convert = keras_module().ops.convert_to_numpy
-    return [
-        np.asarray(o if isinstance(o, np.ndarray) else convert(o)).astype(np.float64) for o in leaves(outputs)
-    ]
+    return [np.asarray(o if isinstance(o, np.ndarray) else convert(o)).astype(np.float64) for o in leaves(outputs)]
 
 
 class Trainer:
@@ -152,7 +150,7 @@ class Lengthened:
 
 
 def lengthened(bench: Bench) -> Lengthened | None:
-    """Return the bench's model for sequences of any length, or None where it masks none or cannot be rebuilt."""
+    """Return the bench's model for sequences of any length; None where it masks none or cannot be rebuilt."""
     values = [
         0.0 if type(layer).__name__ == "Embedding" else float(layer.mask_value)
         for layer in getattr(bench.model, "layers", ())
@@ -161,16 +159,21 @@ def lengthened(bench: Bench) -> Lengthened | None:
     inputs = getattr(bench.model, "inputs", None) or []
     if len(values) != 1 or len(inputs) != 1 or len(inputs[0].shape) < 2:
         return None
-    keras = bench.keras
-    shape = (None, *inputs[0].shape[2:])
     with precision(bench.dtype):
-        given = keras.Input(shape, dtype=inputs[0].dtype)
-        sequential = isinstance(bench.model, keras.Sequential)
+        given = bench.keras.Input((None, *inputs[0].shape[2:]), dtype=inputs[0].dtype)
         try:
-            model = keras.models.clone_model(bench.model, input_tensors=[given] if sequential else given)
+            model = _rebuilt(bench.model, given)
         except Exception:  # a model that is no graph of layers, or whose weights depend on the length
             return None
     return Lengthened(bench, model, values[0]) if _same_weights(bench, model) else None
+
+
+def _rebuilt(model: Any, given: Any) -> Any:
+    """Return the model on another input; a stack layer by layer: Keras before 3.5 cannot clone one so."""
+    keras = keras_module()
+    if not isinstance(model, keras.Sequential):
+        return keras.models.clone_model(model, input_tensors=given)
+    return keras.Sequential([given, *(type(layer).from_config(layer.get_config()) for layer in model.layers)])
 
 
 def _same_weights(bench: Bench, model: Any) -> bool:
@@ -205,8 +208,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(np.asarray(value)) for name, value in logs.items()}
+def _numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return a report as numbers; Keras has been seen to return None, which reports nothing."""
+    return {name: float(np.asarray(value)) for name, value in (logs or {}).items()}
 
 
 def _filled(batch: Sequence[Any]) -> tuple[Any, ...]:

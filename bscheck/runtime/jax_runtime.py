@@ -64,6 +64,8 @@ class JaxRuntime:
 
         return step
 
+    micro_step = training_step
+
     def apply_function(self, optimizer: Any, variables: Sequence[Any], mode: str) -> Callable[..., None]:
         apply = self._apply(optimizer, variables, mode)
 

@@ -9,6 +9,12 @@ from typing import Any
 from bscheck.runtime import current, keras_module
 
 
+def step_counter(optimizer: Any) -> Any:
+    """Return the variable in which an optimizer counts the gradients it was given (micro-batches, not updates)."""
+    # Keras before 3.5 had but one count, under the public name.
+    return optimizer._iterations if hasattr(optimizer, "_iterations") else optimizer.iterations
+
+
 def _recording(base: type) -> type:
     """Return a subclass of a Keras optimizer class that keeps every gradient given to ``apply``.
 
@@ -30,7 +36,9 @@ def _recording(base: type) -> type:
         def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
             if not self.built and trainable_variables is not None:
                 self.build(list(trainable_variables))
-            here = ops.equal(ops.arange(self.bscheck_capacity), self._iterations % self.bscheck_capacity)
+            # Keras 3.1's variables know no %, and its comparisons no mixed integers.
+            step = ops.cast(ops.convert_to_tensor(step_counter(self)), "int32") % self.bscheck_capacity
+            here = ops.equal(ops.arange(self.bscheck_capacity, dtype="int32"), step)
             for gradient, history in zip(grads, self.bscheck_history, strict=True):
                 if gradient is not None:
                     row = ops.reshape(here, (-1,) + (1,) * (len(history.shape) - 1))
@@ -57,7 +65,7 @@ def probe_class() -> type:
     """
     keras = keras_module()
 
-    class Probe(*_accumulators(), keras.optimizers.Optimizer):  # type: ignore[misc]
+    class Probe(*_accumulators(), keras.optimizers.Optimizer):  # type: ignore[misc, name-defined]
         def build(self, variables: Any) -> None:
             if self.built:
                 return

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -34,20 +35,39 @@ class TensorFlowRuntime:
         return compiled
 
     def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
-        variables = [v.value for v in model.trainable_variables]
+        differentiate = self._differentiate(model, loss, mode)
+        variables = model.trainable_variables
 
         def gradient(x: Any, y: Any, w: Any) -> Any:
-            with tf.GradientTape() as tape:
-                value = loss(x, y, w)
-            gradients = tape.gradient(value, variables)
-            # One flat vector: a tensor's way back to NumPy costs more than a small gradient.
+            value, gradients = differentiate(x, y, w)
             flat = [
-                tf.reshape(tf.cast(tf.zeros_like(v) if g is None else self.dense(g), tf.float64), [-1])
+                np.zeros(int(np.prod(v.shape))) if g is None else self.dense(g).numpy().astype(np.float64).ravel()
                 for g, v in zip(gradients, variables, strict=True)
             ]
-            return tf.cast(value, tf.float64), tf.concat(flat, 0)
+            return float(value), np.concatenate(flat)
 
-        return _relaxed(gradient, mode)
+        return gradient
+
+    def micro_step(
+        self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str
+    ) -> Callable[..., None]:
+        differentiate = self._differentiate(model, loss, mode)
+        apply = self.apply_function(optimizer, model.trainable_variables, mode)
+        return lambda x, y, w: apply(differentiate(x, y, w)[1])
+
+    def _differentiate(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
+        """Return ``f(x, y, w) -> (loss, gradients as Keras's trainer gets them)``, traced once for all its users."""
+        kept: dict[Any, Callable[..., Any]] = model.__dict__.setdefault("_bscheck_differentiate", {})
+        if (loss, mode) not in kept:
+            variables = [v.value for v in model.trainable_variables]
+
+            def differentiate(x: Any, y: Any, w: Any) -> Any:
+                with tf.GradientTape() as tape:
+                    value = loss(x, y, w)
+                return value, tape.gradient(value, variables)
+
+            kept[loss, mode] = _relaxed(differentiate, mode)
+        return kept[loss, mode]
 
     def training_step(
         self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str
@@ -64,10 +84,13 @@ class TensorFlowRuntime:
         def apply(*gradients: Any) -> None:
             optimizer.apply(list(gradients), list(variables))
 
-        compiled = apply if mode == "eager" else tf.function(apply, jit_compile=mode == "jit")
+        compiled = apply
+        if mode != "eager":
+            # The rows of a sparse gradient come in any number.
+            compiled = tf.function(apply, jit_compile=mode == "jit", reduce_retracing=True)
 
         def run(gradients: Sequence[Any]) -> None:
-            compiled(*(g if isinstance(g, tf.IndexedSlices) else tf.convert_to_tensor(g) for g in gradients))
+            compiled(*(g if self.is_sparse(g) or g is None else tf.convert_to_tensor(g) for g in gradients))
 
         return run
 

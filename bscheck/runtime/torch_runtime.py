@@ -28,7 +28,7 @@ class TorchRuntime:
     def compile_options(self, mode: str) -> dict[str, bool]:
         return {"run_eagerly": False, "jit_compile": False}
 
-    def optimizer_class(self, base: type) -> type:
+    def optimizer_class(self, base: Any) -> type:
         # Keras swaps its own classes, but not their subclasses, for twins that update all variables at once.
         return type(base.__new__(base))
 
@@ -55,6 +55,8 @@ class TorchRuntime:
                 optimizer.apply(gradients, model.trainable_variables)
 
         return step
+
+    micro_step = training_step
 
     def apply_function(self, optimizer: Any, variables: Sequence[Any], mode: str) -> Callable[..., None]:
         def run(gradients: Sequence[Any]) -> None:

@@ -1,0 +1,176 @@
+"""Independence, third part: training calls report their batch, the history of ``fit`` every example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bscheck.cases import InferenceCase
+from bscheck.checks import check
+from bscheck.checks.context import Context, draw_sample_weights, first_reason, require
+from bscheck.checks.expected import (
+    Expected,
+    compare_values,
+    losses_of,
+    metric_values,
+    needs_a_mean,
+    ready_trainer,
+    total_loss,
+)
+from bscheck.checks.independence import in_full, inference_cases
+from bscheck.checks.truth import Truth, forward, truth
+from bscheck.results.verdict import Reading, worst
+from bscheck.runtime.bench import Array, Bench
+from bscheck.subject import take
+
+#: Calls that can come before, on other examples.
+EARLIER = InferenceCase.CHOICES["earlier"]
+
+
+def unsteady(context: Context) -> str | None:
+    """Return why a training call's report cannot be foretold."""
+    if reason := needs_a_mean(context):
+        return reason
+    return first_reason(
+        (context.traits.stochastic, "training calls are random (dropout or noise)"),
+        (
+            None in losses_of(context),
+            "the loss has no NumPy formula here, and the training report has no other independent oracle",
+        ),
+    )
+
+
+def history_cases(context: Context) -> Any:
+    """Draw batches through ``fit``, ``train_on_batch`` and ``test_on_batch``."""
+    from hypothesis import strategies as st
+
+    paths = ["train_on_batch", "test_on_batch"]
+    return inference_cases(
+        context,
+        path=st.sampled_from([*paths, *paths, *paths, "fit"]),
+        weights=st.sampled_from(_history_weights(context)),
+        earlier=st.sampled_from([*paths, *EARLIER] if in_full(context) else ["nothing", *paths]),
+        steps_per_execution=st.just(1),
+    )
+
+
+def _history_weights(context: Context) -> list[str]:
+    """Return the sample weights drawn: with *and* without them is twice the tracing of a training step."""
+    return ["none", "unequal", "zeros"] if in_full(context) else ["unequal", "zeros"]
+
+
+def history_corners(context: Context) -> Sequence[InferenceCase]:
+    """Return ragged batches through every path, after every other call."""
+    mode = context.runtime.modes[0]
+    plain = InferenceCase(mode=mode, path="test_on_batch", batch_size=1)
+    ragged = replace(plain, batch_size=2, tail=1)
+    corners = [plain, replace(plain, batches=2)]
+    if not in_full(context):
+        plain, ragged = (replace(case, weights="unequal") for case in (plain, ragged))
+        corners = [plain, replace(plain, batches=2)]
+    for path in ("test_on_batch", "train_on_batch"):
+        corners += [replace(ragged, path=path, weights=weights) for weights in _history_weights(context)]
+        earlier = EARLIER[1:] if in_full(context) else ("test_on_batch", "train_on_batch")
+        corners += [replace(ragged, path=path, earlier=name, seed=1) for name in earlier]
+    corners += [replace(ragged, path="fit", weights="unequal"), replace(plain, path="fit", batches=3)]
+    if context.runtime.compiles_per_shape or not in_full(context):
+        return tuple(corners)
+    corners += [replace(ragged, path="fit", earlier=name, seed=1) for name in EARLIER[1:]]
+    corners += [replace(ragged, path="fit", batch_size=16)]
+    corners += [replace(ragged, path=path, mode="eager") for path in ("train_on_batch", "test_on_batch")]
+    return tuple(corners)
+
+
+@check(
+    family="independence",
+    claims=("C8", "C14"),
+    case=InferenceCase,
+    cases=history_cases,
+    corners=history_corners,
+    applies=unsteady,
+    examples=(3, 15, 300),
+    catches="train_on_batch or test_on_batch that report the running mean over earlier calls; a history of "
+    "fit that averages over batches, forgets the tail, or counts what was there before the epoch",
+    formula="as for evaluation, on each batch alone for train_on_batch and test_on_batch, over all examples "
+    "for fit; the rows in training mode, batch by batch where batch statistics couple them; learning rate 0",
+    source="keras.io/api/models/model_training_apis: train_on_batch 'runs a single gradient update on a single batch'",
+    example="train_on_batch, batch 2 of 2 gives loss = 0.84; over the examples it is 0.97",
+)
+def history_of_fit_and_train_on_batch_report_the_batch(context: Context, case: InferenceCase) -> Reading:
+    """Training and testing on a batch report that batch alone; the history of fit reports each example."""
+    return history_reading(context, case)
+
+
+def history_reading(context: Context, case: InferenceCase) -> Reading:
+    require(case.path != "whole", "predict and evaluate have promises of their own")
+    training = case.path != "test_on_batch"
+    w = draw_sample_weights(case.seed, case.examples, case.weights)
+    coupled = training and bool(context.traits.batch_statistics)
+    part = truth(context, case, sample_weight=w, training=training and not coupled)
+    if coupled:
+        part = _batch_by_batch(context, case, part)
+    model = ready_trainer(context, case, part.weights)
+    if case.path == "fit":
+        report = model.fit((part.x, part.y, part.w), case.batch_size, case.source)
+        return compare_values(report, _reported(context, part, report), "the history of fit")
+    readings = []
+    for j, (start, stop) in enumerate(case.edges):
+        piece = _slice(part, start, stop, coupled)
+        report = model.on_batch(case.path, (piece.x, piece.y, piece.w))
+        what = f"{case.path}, batch {j + 1} of {len(case.edges)},"
+        readings.append(compare_values(report, _reported(context, piece, report), what))
+    return worst(readings)
+
+
+def _reported(context: Context, part: Truth, report: Mapping[str, float]) -> dict[str, Expected]:
+    total = total_loss(context, part)
+    known = metric_values(context, part)
+    expected = {name: known[name] for name in report if name in known}
+    return expected if total is None else {**expected, "loss": total}
+
+
+def _slice(part: Truth, start: int, stop: int, calibration: bool) -> Truth:
+    """Return the truth of some of its examples, with the calibration rows that are theirs if asked for."""
+    cut = slice(start, stop)
+    found = replace(
+        part,
+        x=take(part.x, cut),
+        y=take(part.y, cut),
+        w=None if part.w is None else part.w[cut],
+        rows=[r[cut] for r in part.rows],
+    )
+    if not calibration:
+        return found
+    rounding = [e[cut] for e in part.rounding]
+    return replace(found, calibration=found.rows, rounding=rounding, targets=found.y)
+
+
+def _batch_by_batch(context: Context, case: InferenceCase, part: Truth) -> Truth:
+    """Return the truth where batch statistics couple the rows: each batch called as a whole, in training
+    mode.
+
+    How a batch's statistics amplify rounding is its own: the rounding is measured on the same batches, three
+    times (the subject's precision; twice the twin with weights moved by a unit roundoff), the largest of the
+    three.
+    """
+    double, single = context.bench("float64"), context.bench(case.dtype)
+    exact = _outputs_by_batch(double, case, part, part.weights)
+    rng = np.random.default_rng((case.seed, 6))
+    nudged = [part.weights * (1 + 2 * part.u * rng.choice([-1.0, 1.0], part.weights.shape)) for _ in range(2)]
+    others = [_outputs_by_batch(double, case, part, weights) for weights in nudged]
+    others.append(_outputs_by_batch(single, case, part, part.weights))
+    rounding = [np.max([np.abs(o[t] - e) for o in others], axis=0) for t, e in enumerate(exact)]
+    return replace(part, rows=exact, calibration=exact, rounding=rounding, targets=part.y)
+
+
+def _outputs_by_batch(bench: Bench, case: InferenceCase, part: Truth, weights: Array) -> list[Array]:
+    call = forward(bench, True, "graph")
+    parts = []
+    for start, stop in case.edges:
+        bench.set_weights(weights)
+        x, _, _ = bench.cast((take(part.x, slice(start, stop)), None, None))
+        parts.append(call(x))
+    return [np.concatenate(p) for p in zip(*parts, strict=True)]
