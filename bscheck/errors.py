@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 #: Exit code of ``bscheck`` and of pytest runs stopped by bad input (pytest's own code for usage errors).
@@ -38,6 +39,6 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception as one line, type first."""
-    text = " ".join(str(error).split())
+    """Return an exception as one line, type first, without the colours that Keras puts into its messages."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

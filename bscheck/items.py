@@ -48,6 +48,8 @@ class BscheckItem(pytest.Item):
         self.check = check
         for mark in marks_of(check):
             self.add_marker(mark)
+        # Keras's way to NumPy warns once for every array on NumPy 2, which is no news and slows the gate down.
+        self.add_marker(pytest.mark.filterwarnings("ignore:__array__ implementation doesn't:DeprecationWarning"))
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
         """Return where the item is, and the heading of its failure."""

@@ -52,11 +52,15 @@ class SubjectCheck:
             When it does not apply to this subject; the text is the reason.
         """
         __tracebackhide__ = True
+        wrong = ""
         try:
             _require_subject(subject)
             _run(self.check, subject)
         except BscheckError as error:
-            pytest.fail(f"bscheck: {error}", pytrace=False)
+            wrong = str(error)
+        if wrong:
+            # Outside the handler: pytest would print the chain of exceptions that led here.
+            pytest.fail(f"bscheck: {wrong}", pytrace=False)
 
     def __repr__(self) -> str:
         return self.check.name

@@ -17,6 +17,7 @@ from bscheck.cases import Case, UpdateCase, seeds
 from bscheck.checks import Param, check
 from bscheck.checks.context import Context, cached_in_process, draw_weights, first_reason
 from bscheck.checks.updates import FORMULA, SOURCE, State, accumulated, compare_states, state_of
+from bscheck.errors import SubjectError, one_line
 from bscheck.results.verdict import NotApplicable, Reading, worst
 from bscheck.runtime import keras_module
 from bscheck.runtime.bench import Array, Bench, concatenate
@@ -62,11 +63,16 @@ def own_optimizer(subject: Subject) -> Any:
 
     Raises
     ------
+    SubjectError
+        When it cannot be made.
     NotApplicable
         When its learning rate is a schedule (which has a promise of its own).
     """
     optimizer = subject.optimizer
-    made = optimizer() if callable(optimizer) else keras_module().optimizers.get(optimizer)
+    try:
+        made = optimizer() if callable(optimizer) else keras_module().optimizers.get(optimizer)
+    except Exception as error:
+        raise SubjectError(f"Subject {subject.name!r}: optimizer= cannot be made: {one_line(error)}") from error
     if isinstance(made.get_config().get("learning_rate"), dict):
         raise NotApplicable("the learning rate is a schedule, which counts micro-batches as Keras documents")
     return made

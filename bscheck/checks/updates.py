@@ -18,6 +18,7 @@ from bscheck.cases import Case, UpdateCase, seeds
 from bscheck.checks import Param, check
 from bscheck.checks.context import Context, cached_in_process, first_reason, random, variable_index
 from bscheck.results.verdict import Reading, worst
+from bscheck.runtime import current
 from bscheck.runtime.bench import CAPACITY, Array
 from bscheck.runtime.probe import applied, make_probe, step_counter
 from bscheck.runtime.rig import SHAPES, Rig
@@ -73,10 +74,10 @@ def accumulated(window: Sequence[Sequence[Array]], mode: str, dtype: str) -> lis
     """Return the gradient that Keras's accumulation passes on for a window of micro-batch gradients.
 
     A compiled graph may divide by k as it likes, so there a probe says; operation by operation, IEEE 754 leaves only
-    one result, which NumPy gives at once.
+    one result, which NumPy gives at once. (On JAX, Keras's accumulation is a compiled ``lax.cond`` in eager mode too.)
     """
     k = len(window)
-    if mode == "eager":
+    if mode == "eager" and not current().compiles_per_shape:
         sums = [np.zeros_like(g) for g in window[0]]
         for gradients in window:
             sums = [g + s for g, s in zip(gradients, sums, strict=True)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import copy
 import os
 import random
 import re
@@ -274,7 +273,9 @@ def _loss_in(loss: Any, dtype: str) -> Any:
     keras = keras_module()
     if not isinstance(loss, keras.losses.Loss) or dtype != "float64":
         return loss
-    twin = copy.copy(loss)
+    # copy.copy would go through Keras's serialization, which knows no class of the user's.
+    twin = object.__new__(type(loss))
+    twin.__dict__.update(loss.__dict__)
     for attribute, value in (("_dtype", "float64"), ("_dtype_policy", keras.dtype_policies.DTypePolicy("float64"))):
         if hasattr(twin, attribute):
             setattr(twin, attribute, value)

@@ -57,9 +57,9 @@ class JaxRuntime:
         apply = self._apply(optimizer, model.trainable_variables, mode)
 
         def step(x: Any, y: Any, w: Any) -> None:
-            _, gradients, others = differentiate(x, y, w)
+            _, gradients, updated = differentiate(x, y, w)
             apply(gradients)
-            for variable, value in zip(_others(model), others, strict=True):
+            for variable, value in updated:
                 variable.assign(value)
 
         return step
@@ -103,24 +103,15 @@ class JaxRuntime:
         }
 
     def _differentiate(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
-        """Return ``f(x, y, w) -> (loss, gradients, other variables after the call)``; it assigns nothing.
+        """Return ``f(x, y, w) -> (loss, gradients, other variables with their new values)``; it assigns nothing.
 
         One function a model, loss and mode, so that every user of it shares what was compiled.
         """
         kept: dict[Any, Callable[..., Any]] = model.__dict__.setdefault("_bscheck_differentiate", {})
         key = (loss, mode == "eager")
         if key not in kept:
-            pure = jax.value_and_grad(_pure_loss(model, loss), has_aux=True)
-            kept[key] = pure if mode == "eager" else jax.jit(pure)
-        differentiate = kept[key]
-
-        def run(x: Any, y: Any, w: Any) -> Any:
-            trainable = [v.value for v in model.trainable_variables]
-            others = [v.value for v in _others(model)]
-            (value, after), gradients = differentiate(trainable, others, *_tensors((x, y, w)))
-            return value, gradients, after
-
-        return run
+            kept[key] = _Differentiated(model.trainable_variables, loss, mode)
+        return kept[key]
 
     def _apply(self, optimizer: Any, variables: Sequence[Any], mode: str) -> Callable[..., None]:
         """Return ``f(gradients)`` that updates `variables` and the optimizer's own."""
@@ -166,8 +157,37 @@ class _Compiled:
         return outputs, [scope.get_current_value(v) for v in self.updated]
 
 
-def _variables_of(function: Callable[..., Any], tensors: Sequence[Any]) -> list[Any]:
-    """Return the Keras variables that a function reads or writes."""
+class _Differentiated:
+    """A loss and its gradient as a pure function of the variables' values."""
+
+    def __init__(self, trainable: Sequence[Any], loss: Callable[..., Any], mode: str) -> None:
+        self.loss = loss
+        self.trainable = list(trainable)
+        self.others: list[Any] | None = None
+        differentiated = jax.value_and_grad(self._pure, has_aux=True)
+        self.compiled = differentiated if mode == "eager" else jax.jit(differentiated)
+
+    def __call__(self, x: Any, y: Any, w: Any) -> Any:
+        batch = _tensors((x, y, w))
+        if self.others is None:
+            trainable = {id(v) for v in self.trainable}
+            self.others = [v for v in _variables_of(self.loss, batch, self.trainable) if id(v) not in trainable]
+        values = [[v.value for v in variables] for variables in (self.trainable, self.others)]
+        (value, after), gradients = self.compiled(*values, *batch)
+        return value, gradients, list(zip(self.others, after, strict=True))
+
+    def _pure(self, trainable: Any, others: Any, x: Any, y: Any, w: Any) -> Any:
+        assert self.others is not None
+        mapping = zip([*self.trainable, *self.others], [*trainable, *others], strict=True)
+        with keras.StatelessScope(state_mapping=list(mapping), collect_losses=True) as scope:
+            value = self.loss(x, y, w)
+        return value, [scope.get_current_value(v) for v in self.others]
+
+
+def _variables_of(
+    function: Callable[..., Any], tensors: Sequence[Any], known: Sequence[Any] = ()
+) -> list[Any]:
+    """Return the Keras variables that a function reads or writes; penalties need theirs to be `known`."""
     found: dict[int, Any] = {}
 
     class Finder(keras.StatelessScope):  # type: ignore[misc]
@@ -180,29 +200,15 @@ def _variables_of(function: Callable[..., Any], tensors: Sequence[Any]) -> list[
             super().add_update(update)
 
     def traced(*tensors: Any) -> Any:
-        with Finder(collect_losses=True):
+        values = [(v, v.value) for v in known]
+        with Finder(state_mapping=values, collect_losses=True, initialize_variables=False):
             return function(*tensors)
 
     jax.eval_shape(traced, *tensors)
+    # Metrics make their variables when first called; in the trace they would be given traced values.
+    with keras.StatelessScope():
+        pass
     return list(found.values())
-
-
-def _pure_loss(model: Any, loss: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the loss as a function of the variables' values that assigns none of them."""
-
-    def pure(trainable: Any, others: Any, x: Any, y: Any, w: Any) -> Any:
-        variables = [*zip(model.trainable_variables, trainable, strict=True),
-                     *zip(_others(model), others, strict=True)]  # fmt: skip
-        with keras.StatelessScope(state_mapping=variables, collect_losses=True) as scope:
-            value = loss(x, y, w)
-        return value, [scope.get_current_value(v) for v in _others(model)]
-
-    return pure
-
-
-def _others(model: Any) -> list[Any]:
-    trainable = {id(v) for v in model.trainable_variables}
-    return [v for v in model.variables if id(v) not in trainable]
 
 
 @contextlib.contextmanager
