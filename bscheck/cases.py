@@ -38,8 +38,7 @@ class Case:
     def to_json(self) -> dict[str, Any]:
         """Return the case as a JSON object; tuples become lists."""
         return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
         }
 
     @classmethod
@@ -66,7 +65,7 @@ class Case:
 
     def __str__(self) -> str:
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
-        parts = []
+        parts: list[str] = []
         for key, value in dataclasses.asdict(self).items():
             if key == "sizes":
                 parts[:0] = [f"k={len(value)}, micro-batches {'+'.join(map(str, value))}"]

@@ -69,13 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the checks, or what one of them catches",
         description="Print the checks, or one of them.",
     )
-    listing.add_argument(
-        "name", nargs="?", metavar="NAME", help="one check: what it catches, formula, source"
-    )
+    listing.add_argument("name", nargs="?", metavar="NAME", help="one check: what it catches, formula, source")
     views = listing.add_mutually_exclusive_group()
-    views.add_argument(
-        "--why", action="store_true", help="what is not applicable to the installed Keras, and why"
-    )
+    views.add_argument("--why", action="store_true", help="what is not applicable to the installed Keras, and why")
     views.add_argument("--known", action="store_true", help="the known issues")
     views.add_argument("--contract", action="store_true", help="what Keras promises, and documents otherwise")
     listing.set_defaults(lines=_list)
@@ -141,9 +137,7 @@ def _explained(check: Check) -> Iterator[str]:
 
 def _labelled(label: str, text: str) -> list[str]:
     first = f"  {label:<12}"
-    return textwrap.wrap(
-        " ".join(text.split()), _WIDTH, initial_indent=first, subsequent_indent=" " * len(first)
-    )
+    return textwrap.wrap(" ".join(text.split()), _WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
 
 
 def _why(checks: Iterable[Check]) -> Iterator[str]:
@@ -205,9 +199,7 @@ def _contract(checks: Iterable[Check]) -> Iterator[str]:
     """Yield what Keras promises, then what it documents otherwise."""
     listed = list(checks)
     yield "Keras promises"
-    yield from _aligned(
-        [(f"  {c.name}", c.promise) for c in listed if not c.exception] or [("  nothing", "")]
-    )
+    yield from _aligned([(f"  {c.name}", c.promise) for c in listed if not c.exception] or [("  nothing", "")])
     yield "Keras documents otherwise; the documented behaviour is what is checked"
     for check in listed:
         if check.exception:

@@ -145,9 +145,7 @@ class Session:
 
         environment = describe_environment()
         if options.require_gpu and environment.get("device") != "gpu":
-            raise BscheckError(
-                f"--bscheck-require-gpu: {environment.get('backend', 'the backend')} sees no GPU here"
-            )
+            raise BscheckError(f"--bscheck-require-gpu: {environment.get('backend', 'the backend')} sees no GPU here")
         self.known_issues = load_known_issues(all_checks(), *options.known_issues)
         self.environment = environment
 

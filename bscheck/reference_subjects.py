@@ -137,9 +137,7 @@ def integers() -> Subject:
 
     def build() -> Any:
         keras = keras_module()
-        return keras.Sequential(
-            [keras.Input((3,)), keras.layers.Dense(3, activation="relu"), keras.layers.Dense(2)]
-        )
+        return keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, activation="relu"), keras.layers.Dense(2)])
 
     def data(seed: int, size: int) -> Any:
         rng = _rows(seed)
@@ -148,9 +146,9 @@ def integers() -> Subject:
     def product(y_true: Any, y_pred: Any) -> Any:
         return keras_module().ops.sum(y_true * y_pred, axis=-1)
 
-    losses = keras_module().losses
+    keras = keras_module()
 
-    class SumOfProducts(losses.Loss):  # type: ignore[misc]
+    class SumOfProducts(keras.losses.Loss):  # type: ignore[misc, name-defined]
         def call(self, y_true: Any, y_pred: Any) -> Any:
             return product(y_true, y_pred)
 
@@ -184,14 +182,11 @@ def _loss(name: str, **options: Any) -> Callable[[], Any]:
     return lambda: getattr(keras_module().losses, name)(**options)
 
 
-
 def _make() -> dict[str, Callable[[], Subject]]:
     sparse_labels = _loss("SparseCategoricalCrossentropy", from_logits=True)
     binary = _loss("BinaryCrossentropy", from_logits=True)
     return {
-        "dense": lambda: Subject(
-            "dense", build=_dense, data=_labelled, loss=sparse_labels(), metrics=("accuracy",)
-        ),
+        "dense": lambda: Subject("dense", build=_dense, data=_labelled, loss=sparse_labels(), metrics=("accuracy",)),
         "convolution": lambda: Subject(
             "convolution",
             build=_convolution,
@@ -217,9 +212,7 @@ def _make() -> dict[str, Callable[[], Subject]]:
             loss=["mean_squared_error", sparse_labels()],
             metrics=(["mean_absolute_error"], ["accuracy"]),
         ),
-        "batch_norm": lambda: Subject(
-            "batch_norm", build=_batch_norm, data=_vectors, loss="mean_squared_error"
-        ),
+        "batch_norm": lambda: Subject("batch_norm", build=_batch_norm, data=_vectors, loss="mean_squared_error"),
     }
 
 

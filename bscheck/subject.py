@@ -97,8 +97,7 @@ class Subject(_Options):
             )
         if not callable(self.build) or _is_keras_model(self.build):
             raise self._error(
-                "build= must be a factory, a function that returns a new keras.Model; "
-                f"got {_kind(self.build)}"
+                f"build= must be a factory, a function that returns a new keras.Model; got {_kind(self.build)}"
             )
         if not (self.optimizer is None or isinstance(self.optimizer, str) or callable(self.optimizer)):
             raise self._error(
@@ -111,9 +110,7 @@ class Subject(_Options):
                 "give a factory, for example lambda: keras.optimizers.Adam(1e-3)"
             )
         if self.step is not None and not callable(self.step):
-            raise self._error(
-                f"step= must be a function step(model, optimizer, micro_batches); got {_kind(self.step)}"
-            )
+            raise self._error(f"step= must be a function step(model, optimizer, micro_batches); got {_kind(self.step)}")
         if self.loss is None:
             raise self._error("loss= is None; give what Model.compile(loss=...) takes")
         _check_sizes(self, "batch_sizes", 1)
@@ -185,7 +182,7 @@ def check_batch(subject: Subject, batch: Any, source: str, size: int | None = No
     if not isinstance(batch, tuple) or len(batch) not in (2, 3):
         raise fail(f"must be a tuple (x, y) or (x, y, sample_weight); got {_kind(batch)}")
     x, y, w = (*batch, None)[:3]
-    lengths = {}
+    lengths: dict[str, int] = {}
     for part, tree in (("x", x), ("y", y), ("sample_weight", w)):
         for leaf in [] if tree is None else leaves(tree):
             try:

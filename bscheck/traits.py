@@ -251,16 +251,11 @@ def _has_penalties(bench: Bench, batch: Sequence[Any]) -> bool:
 
 def _reduction(subject: Subject) -> str:
     """Return how the loss is documented to combine its rows; a plain function is averaged by Keras."""
-    names = {
-        str(getattr(loss, "reduction", "sum_over_batch_size") or "none") for loss in leaves(subject.loss)
-    }
+    names = {str(getattr(loss, "reduction", "sum_over_batch_size") or "none") for loss in leaves(subject.loss)}
     known = {"sum_over_batch_size": "mean", "mean": "mean", "sum": "sum",
              "mean_with_sample_weight": "weighted mean"}  # fmt: skip
     return known.get(names.pop(), "other") if len(names) == 1 else "other"
 
 
 def _walk(layer: Any) -> Any:
-    for inner in layer._flatten_layers() if hasattr(layer, "_flatten_layers") else getattr(layer, "layers", ()):
-        yield inner
-
-
+    yield from layer._flatten_layers() if hasattr(layer, "_flatten_layers") else getattr(layer, "layers", ())

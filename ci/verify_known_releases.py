@@ -119,7 +119,10 @@ def main() -> int:
                 seen = colour(found)
                 count = f"{found.count('failed')} of {len(found)} parameters red" if found else ""
                 mark = "" if seen == expected else "   <-- not as expected"
-                print(f"{release.keras:8} {release.tensorflow:11} {check:52} {expected:9} {seen:7} {count}{mark}", flush=True)
+                print(
+                    f"{release.keras:8} {release.tensorflow:11} {check:52} {expected:9} {seen:7} {count}{mark}",
+                    flush=True,
+                )
                 worst = max(worst, int(seen != expected))
         others = sorted(c for c, v in verdicts.items() if colour(v) == "red" and c not in release.red)
         if others:

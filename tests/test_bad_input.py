@@ -87,9 +87,7 @@ def with_nan() -> np.ndarray[Any, Any]:
         ({"data": (X, 3.0)}, "data= has y that is not an array of examples: 3.0"),
     ],
 )
-def test_bad_argument_of_subject_is_refused_before_anything_is_built(
-    changes: dict[str, Any], line: str
-) -> None:
+def test_bad_argument_of_subject_is_refused_before_anything_is_built(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(SubjectError) as error:
         subject(**changes)
     text = str(error.value)
@@ -142,9 +140,7 @@ def test_exception_is_told_in_one_line() -> None:
 
 
 def test_public_name_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(
-        AttributeError, match="module 'bscheck' has no attribute 'subject_'; it has BscheckError, "
-    ):
+    with pytest.raises(AttributeError, match="module 'bscheck' has no attribute 'subject_'; it has BscheckError, "):
         bscheck.subject_  # noqa: B018
 
 

@@ -44,9 +44,7 @@ def growing() -> Callable[[], Any]:
 
     def build() -> Any:
         calls.append(1)
-        return keras.Sequential(
-            [keras.Input((3,)), keras.layers.Dense(len(calls)), keras.layers.Dense(1)]
-        )
+        return keras.Sequential([keras.Input((3,)), keras.layers.Dense(len(calls)), keras.layers.Dense(1)])
 
     return build
 
@@ -85,13 +83,19 @@ def without_last_target(seed: int, size: int) -> Any:
 BAD: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "shared instance": (lambda: {"build": shared()}, r"build\(\) returns the same model twice"),
     "other shapes": (lambda: {"build": growing()}, r"build\(\) makes different weights each time \(4 variables"),
-    "other values": (lambda: {"build": unseeded}, r"different initial weights each time although .* seeds are the same"),
+    "other values": (
+        lambda: {"build": unseeded},
+        r"different initial weights each time although .* seeds are the same",
+    ),
     "raises": (lambda: {"build": raising}, r"build\(\) raised RuntimeError: no such file$"),
     "no model": (lambda: {"build": lambda: 3}, r"build\(\) must return a keras.Model; got int$"),
     "not finite": (lambda: {"data": with_nan}, r"data\(\d+, \d+\) has a value that is not finite in x, example 1"),
     "unequal lengths": (lambda: {"data": without_last_target}, r"different length \(x 4, y 3\)"),
     "wrong input shape": (lambda: {"build": lambda: net(4)}, r"the loss cannot be computed on its data: ValueError"),
-    "vector loss": (lambda: {"loss": vector_loss()}, r"the loss is not one number but has shape \(4,\); use a reduction"),
+    "vector loss": (
+        lambda: {"loss": vector_loss()},
+        r"the loss is not one number but has shape \(4,\); use a reduction",
+    ),
     "unknown loss": (lambda: {"loss": "no_such_loss"}, r"no_such_loss"),
     "unknown optimizer": (lambda: {"optimizer": "no_such"}, r"optimizer= cannot be made: ValueError: .*no_such"),
 }

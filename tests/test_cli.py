@@ -31,9 +31,7 @@ def test_list_prints_every_check_with_family_claims_and_promise(capsys: pytest.C
 
 
 def test_list_imports_no_keras() -> None:
-    code = (
-        "import sys; from bscheck.cli import main; main(['list']); assert 'keras' not in sys.modules, 'Keras'"
-    )
+    code = "import sys; from bscheck.cli import main; main(['list']); assert 'keras' not in sys.modules, 'Keras'"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
 
@@ -96,15 +94,11 @@ def test_contract_names_every_check_once(capsys: pytest.CaptureFixture[str]) -> 
 def test_why_tells_each_parameter_with_its_reason(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        cli, "_reason", lambda check, param: "it is coupled" if param.id.startswith("b") else None
-    )
+    monkeypatch.setattr(cli, "_reason", lambda check, param: "it is coupled" if param.id.startswith("b") else None)
     from bscheck.checks import Param
 
     name, check = next(iter(all_checks().items()))
-    fake = type(check)(
-        **{**vars(check), "params": lambda: [Param.of(subject="bn"), Param.of(subject="dense")]}
-    )
+    fake = type(check)(**{**vars(check), "params": lambda: [Param.of(subject="bn"), Param.of(subject="dense")]})
     monkeypatch.setattr("bscheck.checks.all_checks", lambda: {name: fake})
     assert cli.main(["list", "--why"]) == 0
     assert capsys.readouterr().out.splitlines() == [

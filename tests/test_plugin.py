@@ -41,9 +41,7 @@ def test_unrelated_run_imports_nothing_heavy_and_shows_nothing(pytester: pytest.
     assert [line for line in result.outlines if "bscheck" in line and "plugins:" not in line] == []
 
 
-@pytest.mark.parametrize(
-    "code", ["import bscheck", "import bscheck.plugin", "import bscheck, pytest; bscheck.Subject"]
-)
+@pytest.mark.parametrize("code", ["import bscheck", "import bscheck.plugin", "import bscheck, pytest; bscheck.Subject"])
 def test_import_is_light(code: str) -> None:
     script = f"import sys\n{code}\nprint([name for name in {HEAVY!r} if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -105,9 +103,7 @@ def test_header_is_in_the_summary_where_it_could_not_be_told_before(
     assert sum(line.startswith("bscheck 0.1.0 · keras") for line in result.outlines) == 1
 
 
-def test_broken_promise_is_told_without_a_traceback(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_promise_is_told_without_a_traceback(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANTED", "decay")
     result = run(project)
     result.assert_outcomes(failed=2, skipped=1)
@@ -411,9 +407,7 @@ def test_team_subject_is_told_and_recorded_like_the_gate(team: pytest.Pytester) 
     ]
 
 
-def test_team_failure_shows_the_teams_own_line_only(
-    team: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_team_failure_shows_the_teams_own_line_only(team: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANTED", "1")
     result = run(team, "-n", "1")
     result.assert_outcomes(failed=1, skipped=1)

@@ -199,9 +199,7 @@ def test_not_applicable_met_while_shrinking_does_not_excuse_the_failure() -> Non
             raise NotApplicable("too few")
         return Reading(2.0 if case.micro_batches >= 7 else 0.0)
 
-    result = go(
-        make(function, cases=lambda context: st.builds(FakeCase, micro_batches=st.integers(2, 10**6)))
-    )
+    result = go(make(function, cases=lambda context: st.builds(FakeCase, micro_batches=st.integers(2, 10**6))))
     assert met
     assert result.failure.case["micro_batches"] == 7
 
@@ -326,9 +324,7 @@ def test_profile_sets_the_number_of_cases_and_the_hosts_profile_neither_acts_nor
     before = hypothesis_settings.get_current_profile_name()
     hypothesis_settings.load_profile("host")
     try:
-        counts = [
-            go(make(lambda c, case: Reading(0.0)), profile=p).cases for p in ("quick", "default", "thorough")
-        ]
+        counts = [go(make(lambda c, case: Reading(0.0)), profile=p).cases for p in ("quick", "default", "thorough")]
         assert hypothesis_settings.default.max_examples == 1
     finally:
         hypothesis_settings.load_profile(before)

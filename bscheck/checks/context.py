@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
@@ -171,10 +172,7 @@ def draw_micro_batches(context: Context, case: GradientCase) -> list[Batch]:
     if case.outlier:
         x = map_leaves(lambda a: _with_outlier(np.asarray(a)), x)
     edges = np.concatenate([[0], np.cumsum(case.sizes)])
-    return [
-        (_cut(x, a, b), _cut(y, a, b), None if w is None else w[a:b])
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return [(_cut(x, a, b), _cut(y, a, b), None if w is None else w[a:b]) for a, b in itertools.pairwise(edges)]
 
 
 def _with_outlier(a: Array) -> Array:
@@ -202,5 +200,3 @@ def first_reason(*reasons: tuple[bool, str]) -> str | None:
 def variable_index(name: str, index: Sequence[int]) -> str:
     """Return a variable's element in words: ``kernel[3,0]``."""
     return f"{name}[{','.join(map(str, index))}]" if index else name
-
-

@@ -57,7 +57,7 @@ def evaluation_corners(context: Context) -> Sequence[InferenceCase]:
     cases=evaluation_cases,
     corners=evaluation_corners,
     applies=needs_a_mean,
-    examples=(2, 5, 200),
+    examples=(2, 4, 200),
     catches="a loss or metric averaged over batches instead of examples, a wrong denominator (counts, "
     "weights), a tail that counts as a full batch, a batch counted twice or not at all, a metric that an "
     "earlier call left filled",
@@ -135,7 +135,7 @@ def step_corners(context: Context) -> Sequence[InferenceCase]:
     corners=step_corners,
     params=step_params,
     applies=one_step_only,
-    examples=(1, 5, 200),
+    examples=(1, 2, 200),
     catches="steps of a compiled execution that are dropped, repeated or counted alone, above all where the "
     "steps of an epoch do not fill the last execution, or not even one",
     formula="as for evaluation",

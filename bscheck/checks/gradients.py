@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,8 +71,10 @@ def loses_meaning(context: Context) -> str | None:
         (traits.stochastic, "training calls are random (dropout or noise): two runs differ by design"),
         (
             traits.coupled,
-            f"batch statistics couple the examples: a training output moves by {traits.coupling:.1%} when only "
-            f"other examples change ({', '.join(traits.batch_statistics) or 'no batch-statistics layer found'})",
+            (
+                f"batch statistics couple the examples: a training output moves by {traits.coupling:.1%} when only "
+                f"other examples change ({', '.join(traits.batch_statistics) or 'no batch-statistics layer found'})"
+            ),
         ),
         (bool(traits.stateful), "stateful recurrent layers carry one batch into the next"),
         (traits.masked_loss, "the loss is a mean over each batch's unmasked entries, so their counts weigh in"),
@@ -103,10 +106,11 @@ def equal_sizes(context: Context) -> Any:
     """Return the strategy for k micro-batches of one size, k among those the subject promises."""
     from hypothesis import strategies as st
 
-    counts = [k for k in context.subject.accumulation if k <= CAPACITY] or [2]
+    counts: list[int] = [k for k in context.subject.accumulation if k <= CAPACITY] or [2]
     if context.runtime.compiles_per_shape:
-        few = [s for s in FEW_SHAPES if len(set(s)) == 1 and len(s) in counts]
-        return st.sampled_from(few or [(1,) * k for k in counts])
+        few: list[tuple[int, ...]] = [s for s in FEW_SHAPES if len(set(s)) == 1 and len(s) in counts]
+        least = [(1,) * k for k in counts]
+        return st.sampled_from(few or least)
     return st.tuples(st.integers(1, 4), st.sampled_from(counts)).map(lambda t: (t[0],) * t[1])
 
 
@@ -166,7 +170,7 @@ def window_corners(context: Context) -> Sequence[Case]:
         return tuple(paths)
     few = context.runtime.compiles_per_shape
     three = (1, 1, 1) if few else (2, 2, 2)
-    corners = [
+    corners: list[Case] = [
         GradientCase(sizes=(1, 1), mode=mode),
         GradientCase(sizes=three, mode=mode, weights="unequal", outlier=True, seed=1),
         GradientCase(sizes=(1, 1), mode=mode, path="train_on_batch", seed=2),
@@ -181,16 +185,18 @@ def window_corners(context: Context) -> Sequence[Case]:
     return tuple(corners)
 
 
-def deviation_in_words(bench: Bench, deviation: Deviation) -> dict[str, str]:
-    """Return a deviation's place and size as a reading's fields."""
+def in_words(bench: Bench, deviation: Deviation, cause: str = "") -> Reading:
+    """Return a deviation as a reading, its place and size in words."""
     name = variable_index(bench.names[deviation.tensor], deviation.index)
     relative = deviation.difference / deviation.scale if deviation.scale else np.inf
     allowed = deviation.bound / deviation.scale if deviation.scale else np.inf
-    return {
-        "where": name,
-        "seen": f"the gradient of {name} is off by {deviation.difference:.2g}: {relative:.2g} of its rms",
-        "allowed": f"{allowed:.1g} of its rms",
-    }
+    return Reading(
+        deviation.share,
+        where=name,
+        seen=f"the gradient of {name} is off by {deviation.difference:.2g}: {relative:.2g} of its rms",
+        allowed=f"{allowed:.1g} of its rms",
+        cause=cause,
+    )
 
 
 @check(
@@ -200,7 +206,7 @@ def deviation_in_words(bench: Bench, deviation: Deviation) -> dict[str, str]:
     cases=float32_cases,
     corners=simple_corners,
     applies=needs_double,
-    examples=(6, 30, 400),
+    examples=(6, 24, 400),
     catches="a loss, a layer or an automatic derivative whose gradient of a batch is not the weighted mean of its "
     "examples' gradients: a wrong denominator, a penalty divided twice, a neighbour's influence",
     formula="float64: rms(a-f) <= max(1e-10 (rms S + 1e-3 rms S_all), 64*2^-29 max(rms(f32-f64), ...)), "
@@ -224,7 +230,7 @@ def micro_batch_gradients_average_to_the_large_batch(context: Context, case: Gra
         double.split(weighted_size(p, g.micro)),
         [rms(part) for part in double.split(gap)],
     )
-    return Reading(found.share, cause="in float64, so not rounding", **deviation_in_words(double, found))
+    return in_words(double, found, "in float64, so not rounding")
 
 
 def run_window(context: Context, case: GradientCase) -> tuple[Bench, list[Any], Window]:
@@ -263,7 +269,7 @@ def one_update(window: Window, k: int) -> Reading | None:
     cases=ragged_window_cases,
     corners=window_corners,
     applies=step_hides_its_gradients,
-    examples=(6, 30, 400),
+    examples=(6, 20, 400),
     catches="an accumulator that scales, drops, repeats or leaks a micro-batch, or adds in too low a precision",
     formula="|a - sum p_j G_j| <= 2 u (k+2) sum p_j |G_j| + 1e-37, p_j = 1/k, elementwise, with the step's own G_j",
     source="Higham, Accuracy and Stability of Numerical Algorithms, section 4.2 (error of a sum); Keras documents "
@@ -281,10 +287,7 @@ def accumulated_gradient_is_the_mean_of_what_was_accumulated(context: Context, c
     micro = [np.stack(parts) for parts in zip(*(bench.split(m) for m in window.micro), strict=True)]
     u = UNIT_ROUNDOFF_OF_ACCUMULATOR[case.dtype]
     found = arithmetic(bench.split(window.applied), micro, [1 / k] * k, u)
-    reading = Reading(
-        found.share, cause=_suspect_micro_batch(window.applied, window.micro), **deviation_in_words(bench, found)
-    )
-    return reading
+    return in_words(bench, found, _suspect_micro_batch(window.applied, window.micro))
 
 
 def _suspect_micro_batch(applied: Array, micro: Array) -> str:
@@ -309,7 +312,7 @@ def _suspect_micro_batch(applied: Array, micro: Array) -> str:
     cases=window_cases,
     corners=window_corners,
     applies=needs_double,
-    examples=(6, 30, 400),
+    examples=(6, 20, 400),
     catches="a step whose accumulated gradient is not the large batch's: a sum for a mean, a ragged micro-batch "
     "weighed as a full one, a dropped or doubled micro-batch, a penalty counted k times",
     formula="sigma = max(|f-r|, |sqrt(sum (p_j (G_j-R_j))^2)|, u |S|, 1e-3 u |S_all|); |a-r| <= 6 sigma in rms and "
@@ -336,9 +339,7 @@ def _compare_with_float64(
     seen, exact = gradients(bench, batches, case.mode), gradients(double, batches, "graph")
     weighed = np.asarray(p)[:, None]
     reference = exact.large if _shares_are_the_loss(context, case, p) else np.asarray(p) @ exact.micro
-    large_error = (
-        seen.large - exact.large if reference is exact.large else np.asarray(p) @ (seen.micro - exact.micro)
-    )
+    large_error = seen.large - exact.large if reference is exact.large else np.asarray(p) @ (seen.micro - exact.micro)
     found = end_to_end(
         bench.split(applied),
         bench.split(reference),
@@ -347,7 +348,7 @@ def _compare_with_float64(
         bench.split(weighted_size(p, exact.micro)),
         UNIT_ROUNDOFF[case.dtype],
     )
-    return Reading(found.share, **deviation_in_words(bench, found))
+    return in_words(bench, found)
 
 
 def _shares_are_the_loss(context: Context, case: GradientCase, p: Sequence[float]) -> bool:
@@ -468,7 +469,7 @@ def accumulation_is_exact_on_integers(context: Context, case: GradientCase) -> R
     x, y, _ = bench.subject.draw(case.seed, int(edges[-1]))
     # Targets in multiples of k make every gradient one, so that dividing by k is exact however it is compiled.
     y = y * len(case.sizes)
-    batches = [(x[a:b], y[a:b], None) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    batches = [(x[a:b], y[a:b], None) for a, b in itertools.pairwise(edges)]
     large = bench.gradient(concatenate(batches), case.mode)[1]
     require(float(np.abs(large).max()) < 2**24, "an integer gradient left the exact range")
     window = bench.accumulate(batches, case.path, case.mode)
@@ -483,7 +484,4 @@ def accumulation_is_exact_on_integers(context: Context, case: GradientCase) -> R
     found = Deviation(
         np.inf if wrong.max() > 0 else 0.0, t, at, float(parts[t].max()), rms(bench.split(expected)[t]), 0.0
     )
-    reading = Reading(found.share, cause="integers are exact, so not rounding", **deviation_in_words(bench, found))
-    return reading
-
-
+    return in_words(bench, found, "integers are exact, so not rounding")

@@ -84,12 +84,8 @@ def measured_from(samples: Samples) -> Measured:
 
 
 @cached_in_process
-def _measure(
-    key: _Identity, sizes: tuple[int, ...], mode: str, dtype: str, seed: int, plan: Plan
-) -> Measured:
-    return measured_from(
-        sample_training_steps(key.subject, sizes, plan=plan, dtype=dtype, mode=mode, seed=seed)
-    )
+def _measure(key: _Identity, sizes: tuple[int, ...], mode: str, dtype: str, seed: int, plan: Plan) -> Measured:
+    return measured_from(sample_training_steps(key.subject, sizes, plan=plan, dtype=dtype, mode=mode, seed=seed))
 
 
 @functools.cache
@@ -113,9 +109,7 @@ def _timing(context: Context) -> str:
     return context.options.get("timing", "report")
 
 
-def reading_of(
-    comparison: Comparison, measured: Measured, allowed_ratio: float, size: int, gate: bool
-) -> Reading:
+def reading_of(comparison: Comparison, measured: Measured, allowed_ratio: float, size: int, gate: bool) -> Reading:
     """Return a comparison as a reading.
 
     Parameters
@@ -205,9 +199,7 @@ def _read(
     label = f"{'+'.join(map(str, denominator))} vs {numerator}"
     times = measured.samples.paired(numerator, denominator)
     comparison = compare(times, label, allowed_ratio=allowed_ratio, family_size=FAMILY_SIZE)
-    return reading_of(
-        comparison, measured, allowed_ratio, min(numerator, *denominator), _timing(context) == "gate"
-    )
+    return reading_of(comparison, measured, allowed_ratio, min(numerator, *denominator), _timing(context) == "gate")
 
 
 def refused(context: Context) -> str | None:
@@ -276,9 +268,7 @@ def _drawn_from(corners: Any) -> Any:
     "is bscheck's own",
     example="16 vs 17: +14.2 % [13.1, 15.4] (allowed: +4.6 %)",
 )
-def one_example_more_than_a_power_of_two_costs_one_example_more(
-    context: Context, case: TimingCase
-) -> Reading:
+def one_example_more_than_a_power_of_two_costs_one_example_more(context: Context, case: TimingCase) -> Reading:
     """One example more than a power of two costs what one example costs elsewhere."""
     return _read(context, case, case.second, (case.first,), allowed=case.first)
 
@@ -297,9 +287,7 @@ def one_example_more_than_a_power_of_two_costs_one_example_more(
     source="dominance: whoever holds B examples could have padded them to B'",
     example="32 vs 17: +8.0 % [6.9, 9.2] (allowed: +2.0 %)",
 )
-def odd_batch_is_not_dearer_than_padding_to_the_next_power_of_two(
-    context: Context, case: TimingCase
-) -> Reading:
+def odd_batch_is_not_dearer_than_padding_to_the_next_power_of_two(context: Context, case: TimingCase) -> Reading:
     """An odd batch takes no longer than if it were padded to the next power of two."""
     return _read(context, case, case.second, (case.first,))
 

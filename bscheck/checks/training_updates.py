@@ -125,8 +125,8 @@ def trains_as_promised(context: Context) -> str | None:
     corners=training_corners,
     applies=trains_as_promised,
     examples=(1, 4, 60),
-    catches="a training loop that applies, skips or repeats a window, an optimizer that behaves otherwise inside fit, and "
-    "a large batch whose sparse gradient is applied row by row",
+    catches="a training loop that applies, skips or repeats a window, an optimizer that behaves otherwise inside fit, "
+    "and a large batch whose sparse gradient is applied row by row",
     formula=FORMULA + "; once for the micro-batches' run and once for the large batches' run",
     source=SOURCE,
     example="large batches: after update 1, weight embedding/embeddings[3,0] is off by 0.01: 21.00% of the update",
@@ -172,9 +172,7 @@ def _keras_training(
     return _against_reference(context, case, bench, training.model, training.optimizer, weights, k)
 
 
-def _own_step(
-    context: Context, case: UpdateCase, bench: Bench, micro: Sequence[Any], weights: Array
-) -> Reading:
+def _own_step(context: Context, case: UpdateCase, bench: Bench, micro: Sequence[Any], weights: Array) -> Reading:
     """Make the updates with the subject's own step: it accumulates, so the optimizer must not."""
     step = context.subject.step
     assert step is not None
@@ -208,7 +206,9 @@ def _against_reference(
         before = state_of(reference)
         reference.apply(given)
     values = [np.array(bench.keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
-    run = State(dict(zip(bench.names, values, strict=True)), slots(optimizer), accumulators(optimizer), updates(optimizer))
+    run = State(
+        dict(zip(bench.names, values, strict=True)), slots(optimizer), accumulators(optimizer), updates(optimizer)
+    )
     expected = state_of(reference)
     renamed = [
         State(dict(zip(bench.names, s.weights.values(), strict=True)), s.slots, s.accumulators, s.updates)

@@ -260,9 +260,7 @@ def steps(
                 recurrence, {k: v[:-1] for k, v in parts.items()}, given, updates,
                 _widen(np.asarray(rates), dimensions), hyper, dtype,
             )  # fmt: skip
-        found += [
-            Step(name, i, value[1:], oracle[name], bound[name], value[:-1]) for name, value in parts.items()
-        ]
+        found += [Step(name, i, value[1:], oracle[name], bound[name], value[:-1]) for name, value in parts.items()]
     return found
 
 

@@ -213,8 +213,8 @@ def optimizer_params() -> list[Param]:
 
 
 def eager_if_any(context: Context) -> str:
-    """Return the mode in which one more optimizer costs no compilation."""
-    return "eager" if "eager" in context.runtime.modes else context.runtime.modes[0]
+    """Return the mode in which one more optimizer costs least: eager, but for JAX's compiled ``cond`` at each call."""
+    return "eager" if "eager" in context.modes() else context.runtime.modes[0]
 
 
 def update_cases(**fixed: Any) -> Callable[[Context], Any]:
@@ -239,7 +239,7 @@ def update_cases(**fixed: Any) -> Callable[[Context], Any]:
     return strategy
 
 
-def option_corners(**option: str) -> Callable[[Context], Sequence[Case]]:
+def option_corners(**option: Any) -> Callable[[Context], Sequence[Case]]:
     """Return the smallest case with the options on, then one with more windows.
 
     Every option meets compiled execution in `accumulated_update_matches_large_batch`; here a trace would cost more
@@ -277,7 +277,7 @@ def depends_on_step_count(name: str) -> bool:
         step_counter(rig.optimizer).assign(count)
         rig.apply(draw_tensors(case, 1))
         outcomes.append(np.concatenate([w.ravel() for w in rig.weights().values()]))
-    return not np.array_equal(*outcomes)
+    return not np.array_equal(outcomes[0], outcomes[1])
 
 
 def needs_step_count(context: Context) -> str | None:
@@ -286,7 +286,9 @@ def needs_step_count(context: Context) -> str | None:
     return first_reason((not depends_on_step_count(name), "its update does not depend on the number of updates"))
 
 
-SOURCE = "the promise of gradient_accumulation_steps (https://keras.io/api/optimizers/): variables are updated once every "
+SOURCE = (
+    "the promise of gradient_accumulation_steps (https://keras.io/api/optimizers/): variables are updated once every "
+)
 SOURCE += "N steps, 'using the average value of the gradients since the last update'"
 FORMULA = "|seen - expected| <= 8 u (|old| + |new| + |change|) elementwise for weights and slots; expected: a fresh "
 FORMULA += "optimizer without accumulation given the accumulated gradient in the same execution mode"
@@ -341,7 +343,9 @@ def weight_decay_acts_once_per_update(context: Context, case: UpdateCase) -> Rea
     case=UpdateCase,
     params=optimizer_params,
     cases=update_cases(clip=("norm", "value", "global", "norm_loose")),
-    corners=lambda context: tuple(c for clip in ("norm", "value", "global") for c in option_corners(clip=clip)(context)),
+    corners=lambda context: tuple(
+        c for clip in ("norm", "value", "global") for c in option_corners(clip=clip)(context)
+    ),
     applies=lacks("clipnorm"),
     examples=(2, 4, 200),
     per_subject=False,
@@ -447,10 +451,10 @@ def has_sparse(context: Context) -> str | None:
     applies=has_sparse,
     examples=(2, 4, 200),
     per_subject=False,
-    catches="an optimizer that treats the repeated rows of a sparse gradient one by one: it squares values before it has "
-    "added them up",
-    formula="state after a gradient of rows (rows repeated) = state after the same gradient summed into a dense tensor, "
-    "within 8 u (|old| + |new| + |change|)",
+    catches="an optimizer that treats the repeated rows of a sparse gradient one by one: it squares values before it "
+    "has added them up",
+    formula="state after a gradient of rows (rows repeated) = state after the same gradient summed into a dense "
+    "tensor, within 8 u (|old| + |new| + |change|)",
     source="definition of tf.IndexedSlices: repeated indices add up",
     example="after update 1, slot embeddings_velocity[3,0] is off by 0.4: 41.00% of the update",
 )
@@ -476,9 +480,7 @@ def sparse_and_dense_gradients_make_the_same_update(context: Context, case: Upda
         given = context.runtime.sparse(rows, values, SHAPES["embeddings"]) if case.gradient != "dense" else dense
         run.apply([*gradients[:2], given])
         reference.apply([*gradients[:2], dense])
-        reading = compare_states(
-            state_of(run), state_of(reference), before, update + 1, UNIT_ROUNDOFF[case.dtype]
-        )
+        reading = compare_states(state_of(run), state_of(reference), before, update + 1, UNIT_ROUNDOFF[case.dtype])
         readings.append(reading)
         if not reading.holds:
             break

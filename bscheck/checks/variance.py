@@ -13,7 +13,7 @@ import numpy as np
 from bscheck.cases import Case, VarianceCase, seeds
 from bscheck.checks import check
 from bscheck.checks.context import Context, draw_sample_weights, draw_weights, require
-from bscheck.checks.gradients import deviation_in_words, needs_double
+from bscheck.checks.gradients import in_words, needs_double
 from bscheck.results.verdict import Reading
 from bscheck.runtime.bench import Array, Bench
 from bscheck.subject import take
@@ -159,8 +159,7 @@ def minibatch_gradient_is_unbiased(context: Context, case: VarianceCase) -> Read
         size = rms(mean - found.full) / rms(found.full)
         return _reported(size, "their mini-batch gradients average off the full one by {:.2g} of its rms")
     off = unbiased(bench.split(mean), bench.split(found.full), found.rounding)
-    words = deviation_in_words(bench, off)
-    return Reading(off.share, words["where"], words["seen"], words["allowed"], _enumerated(case))
+    return in_words(bench, off, _enumerated(case))
 
 
 @check(

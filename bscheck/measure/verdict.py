@@ -228,9 +228,7 @@ def compare(
     else:
         verdict = "holds"
         reason = f"the interval stays below the allowed {math.exp(allowed):.3f}"
-    return Comparison(
-        label, math.exp(paired.value), math.exp(paired.low), math.exp(paired.high), verdict, reason
-    )
+    return Comparison(label, math.exp(paired.value), math.exp(paired.low), math.exp(paired.high), verdict, reason)
 
 
 def fixed_and_per_example_cost(batch_sizes: Sequence[int], seconds: ArrayLike) -> Cost:
@@ -260,9 +258,7 @@ def fixed_and_per_example_cost(batch_sizes: Sequence[int], seconds: ArrayLike) -
     """
     sizes = np.asarray(batch_sizes)
     if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or len(set(sizes.tolist())) < 2 or sizes.min() < 1:
-        raise ValueError(
-            f"batch_sizes must hold positive integers, at least two distinct, got {list(batch_sizes)}"
-        )
+        raise ValueError(f"batch_sizes must hold positive integers, at least two distinct, got {list(batch_sizes)}")
     times = _seconds("seconds", seconds, 3, "(instances, batch sizes, rounds)")
     if times.shape[1] != sizes.size:
         raise ValueError(f"seconds has {times.shape[1]} batch sizes (second axis), expected {sizes.size}")

@@ -103,8 +103,7 @@ def loss(network: Network, weights: Sequence[Array], x: Array, y: Array) -> floa
     """
     output = _forward(network, weights, x, 0.0)[-1].value
     penalty = sum(
-        layer.l2 * float(np.square(kernel).sum())
-        for layer, kernel in zip(network.layers, weights[::2], strict=True)
+        layer.l2 * float(np.square(kernel).sum()) for layer, kernel in zip(network.layers, weights[::2], strict=True)
     )
     if network.loss == "mean_squared_error":
         return float(np.mean(np.square(output - y))) + penalty

@@ -372,9 +372,7 @@ _CAST_NOTE = (
 )
 _MEAN_NOTE = "on JAX and torch its means are taken in float32, also for float64 weights (seen in 3.15.1)."
 _OPERAND_NOTE = "on torch its Python floats are rounded to float32, also for float64 weights."
-_EPSILON_HAT = (
-    "epsilon is the paper's epsilon hat: added to sqrt(v) outside the bias correction, not to sqrt(v hat)."
-)
+_EPSILON_HAT = "epsilon is the paper's epsilon hat: added to sqrt(v) outside the bias correction, not to sqrt(v hat)."
 _ADAM_CAST = _CAST_NOTE.format("beta in the bias corrections (not in the moving averages)")
 _DECAY_DIFFERENCES = (
     "the decay is multiplied by the learning rate, where only the paper's schedule multiplier eta scales it.",

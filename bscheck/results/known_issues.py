@@ -172,9 +172,7 @@ def _check_specifier(key: str, value: Any) -> None:
         if not isinstance(value, str) or not str(SpecifierSet(value)):
             raise InvalidSpecifier
     except InvalidSpecifier:
-        raise KnownIssueError(
-            f"when.{key} must be a version specifier such as '>=3.15,<3.16', not {value!r}"
-        ) from None
+        raise KnownIssueError(f"when.{key} must be a version specifier such as '>=3.15,<3.16', not {value!r}") from None
 
 
 def _check_value(key: str, value: Any, pinned: Any, check: Check | None) -> None:

@@ -125,9 +125,7 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("program") != _PROGRAM:
         raise RecordError(f"record {path}: is not a record of bscheck (pytest --bscheck-record writes one)")
     if document.get("schema") != SCHEMA:
-        raise RecordError(
-            f"record {path}: has schema {document.get('schema')!r}; this bscheck reads schema {SCHEMA}"
-        )
+        raise RecordError(f"record {path}: has schema {document.get('schema')!r}; this bscheck reads schema {SCHEMA}")
     for key, kind in _KEYS.items():
         if type(document.get(key)) is not kind:
             wanted = f"{key!r} is missing or not a {kind.__name__}"

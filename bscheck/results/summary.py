@@ -19,9 +19,7 @@ _REASONS = 12
 _COLUMNS = (15, 7, 56)
 
 
-def header(
-    environment: Mapping[str, str], options: Mapping[str, Any], settings: Mapping[str, str]
-) -> list[str]:
+def header(environment: Mapping[str, str], options: Mapping[str, Any], settings: Mapping[str, str]) -> list[str]:
     """Return the lines that say what is under test and every setting that changes it."""
     from bscheck import __version__
 

@@ -41,14 +41,10 @@ class Runtime(Protocol):
     def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
         """Return ``f(x, y, w) -> (loss, list of dense gradients)`` over the trainable variables."""
 
-    def training_step(
-        self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str
-    ) -> Callable[..., None]:
+    def training_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         """Return ``f(x, y, w)``: gradient of one micro-batch given to ``optimizer.apply``."""
 
-    def micro_step(
-        self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str
-    ) -> Callable[..., None]:
+    def micro_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         """Return what `training_step` does, the gradient shared by all optimizers where that saves compiling."""
 
     def apply_function(self, optimizer: Any, variables: Sequence[Any], mode: str) -> Callable[..., None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import os
+import functools
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -140,11 +140,7 @@ class Bench:
     def initial(self) -> Array:
         """The trainable weights as built, one flat float64 vector."""
         trainable = {id(v) for v in self.model.trainable_variables}
-        parts = [
-            value
-            for v, value in zip(self.model.variables, self._initial, strict=True)
-            if id(v) in trainable
-        ]
+        parts = [value for v, value in zip(self.model.variables, self._initial, strict=True) if id(v) in trainable]
         return np.concatenate([np.asarray(p, np.float64).ravel() for p in parts])
 
     def split(self, flat: Array) -> list[Array]:
@@ -229,9 +225,7 @@ class Bench:
             gradients, updates = applied(probe)
             micro = None if path == "step" else [h[:k] for h in history(probe)]
             _assign(self.model, before)
-        rows = None if micro is None else np.concatenate(
-            [m.reshape(k, -1).astype(np.float64) for m in micro], axis=1
-        )
+        rows = None if micro is None else np.concatenate([m.reshape(k, -1).astype(np.float64) for m in micro], axis=1)
         return Window(flatten(gradients), rows, max(updates))
 
     def _window_runner(self, path: str, mode: str, k: int, unweighted: bool) -> Any:
@@ -250,7 +244,7 @@ class Bench:
             return lambda batches: _user_step(self.subject, model, probe, batches)
         if path == "loop":
             step = self.runtime.micro_step(model, self.loss, probe, mode)
-            return lambda batches: [step(*b) for b in batches] and None
+            return functools.partial(_each, step)
         self.compile_model(model, probe, **self.runtime.compile_options(mode))
         return lambda batches: feed(model, batches, path)
 
@@ -282,6 +276,11 @@ def _loss_in(loss: Any, dtype: str) -> Any:
     if getattr(twin, "dtype", None) != "float64":
         twin.dtype = "float64"
     return twin
+
+
+def _each(step: Callable[..., None], batches: Sequence[Any]) -> None:
+    for batch in batches:
+        step(*batch)
 
 
 def feed(model: Any, batches: Sequence[Any], path: str) -> None:
@@ -329,10 +328,12 @@ def _names(model: Any) -> list[str]:
     failure reads the same whatever was built before.
     """
     paths = [getattr(v, "path", v.name) for v in model.trainable_variables]
-    prefix = os.path.commonprefix([p.rsplit("/", 1)[0] + "/" for p in paths])
-    prefix = prefix[: prefix.rfind("/") + 1]
+    parts = [p.split("/")[:-1] for p in paths]
+    shared = 0
+    while all(len(p) > shared and p[shared] == parts[0][shared] for p in parts):
+        shared += 1
     numbered = _renumbered(model)
-    return ["/".join(numbered.get(part, part) for part in (p[len(prefix) :] or p).split("/")) for p in paths]
+    return ["/".join(numbered.get(part, part) for part in p.split("/")[shared:]) for p in paths]
 
 
 def _renumbered(model: Any) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -48,23 +48,23 @@ class JaxRuntime:
 
         return gradient
 
-    def training_step(
-        self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str
-    ) -> Callable[..., None]:
-        # Two programs, where Keras's own trainer compiles one: so the update is compiled once for all batch
-        # sizes, and the gradient once for all optimizers. `train_on_batch` and `fit` go through Keras's one.
+    def training_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
+        if mode == "eager":
+            return self.micro_step(model, loss, optimizer, mode)
+        return _Step(model.trainable_variables, loss, optimizer)
+
+    def micro_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
+        # Two programs, where Keras's own trainer compiles one: the update is compiled once for all batch sizes,
+        # and the gradient once for all optimizers. `train_on_batch` and `fit` go through Keras's one.
         differentiate = self._differentiate(model, loss, mode)
         apply = self._apply(optimizer, model.trainable_variables, mode)
 
         def step(x: Any, y: Any, w: Any) -> None:
             _, gradients, updated = differentiate(x, y, w)
             apply(gradients)
-            for variable, value in updated:
-                variable.assign(value)
+            _assign(updated)
 
         return step
-
-    micro_step = training_step
 
     def apply_function(self, optimizer: Any, variables: Sequence[Any], mode: str) -> Callable[..., None]:
         apply = self._apply(optimizer, variables, mode)
@@ -123,10 +123,8 @@ class JaxRuntime:
         update = jax.jit(optimizer.stateless_apply)
 
         def apply(gradients: Any) -> None:
-            updated = update([v.value for v in optimizer.variables], gradients, [v.value for v in variables])
-            for old, new in zip((variables, optimizer.variables), updated, strict=True):
-                for variable, value in zip(old, new, strict=True):
-                    variable.assign(value)
+            moved, slots = update(_values(optimizer.variables), gradients, _values(variables))
+            _assign(zip([*variables, *optimizer.variables], [*moved, *slots], strict=True))
 
         return apply
 
@@ -143,9 +141,8 @@ class _Compiled:
     def __call__(self, *tensors: Any) -> Any:
         if not self.variables:
             self.variables = _variables_of(self.function, tensors)
-        outputs, values = self.compiled([v.value for v in self.variables], *tensors)
-        for variable, value in zip(self.updated, values, strict=True):
-            variable.assign(value)
+        outputs, values = self.compiled(_values(self.variables), *tensors)
+        _assign(zip(self.updated, values, strict=True))
         return outputs
 
     def _pure(self, values: Sequence[Any], *tensors: Any) -> Any:
@@ -164,17 +161,22 @@ class _Differentiated:
         self.loss = loss
         self.trainable = list(trainable)
         self.others: list[Any] | None = None
-        differentiated = jax.value_and_grad(self._pure, has_aux=True)
-        self.compiled = differentiated if mode == "eager" else jax.jit(differentiated)
+        self.pure = jax.value_and_grad(self._pure, has_aux=True)
+        self.compiled = self.pure if mode == "eager" else jax.jit(self.pure)
 
     def __call__(self, x: Any, y: Any, w: Any) -> Any:
         batch = _tensors((x, y, w))
+        others = self.others_of(batch)
+        (value, after), gradients = self.compiled(_values(self.trainable), _values(others), *batch)
+        return value, gradients, list(zip(others, after, strict=True))
+
+    def others_of(self, batch: Sequence[Any]) -> list[Any]:
+        """Return the variables that the loss meets beside the trainable ones; found out once."""
         if self.others is None:
             trainable = {id(v) for v in self.trainable}
-            self.others = [v for v in _variables_of(self.loss, batch, self.trainable) if id(v) not in trainable]
-        values = [[v.value for v in variables] for variables in (self.trainable, self.others)]
-        (value, after), gradients = self.compiled(*values, *batch)
-        return value, gradients, list(zip(self.others, after, strict=True))
+            found = _variables_of(self.loss, batch, self.trainable)
+            self.others = [v for v in found if id(v) not in trainable]
+        return self.others
 
     def _pure(self, trainable: Any, others: Any, x: Any, y: Any, w: Any) -> Any:
         assert self.others is not None
@@ -184,9 +186,39 @@ class _Differentiated:
         return value, [scope.get_current_value(v) for v in self.others]
 
 
-def _variables_of(
-    function: Callable[..., Any], tensors: Sequence[Any], known: Sequence[Any] = ()
-) -> list[Any]:
+class _Step:
+    """A training step in one program, as Keras's own JAX trainer compiles it."""
+
+    def __init__(self, trainable: Sequence[Any], loss: Callable[..., Any], optimizer: Any) -> None:
+        self.gradient = _Differentiated(trainable, loss, "eager")
+        self.optimizer = optimizer
+        if not optimizer.built:
+            optimizer.build(self.gradient.trainable)
+        self.compiled = jax.jit(self._pure)
+
+    def __call__(self, x: Any, y: Any, w: Any) -> None:
+        batch = _tensors((x, y, w))
+        others = self.gradient.others_of(batch)
+        variables = [self.gradient.trainable, others, self.optimizer.variables]
+        for old, new in zip(variables, self.compiled(*map(_values, variables), *batch), strict=True):
+            _assign(zip(old, new, strict=True))
+
+    def _pure(self, trainable: Any, others: Any, slots: Any, x: Any, y: Any, w: Any) -> Any:
+        (_, after), gradients = self.gradient.pure(trainable, others, x, y, w)
+        moved, slots = self.optimizer.stateless_apply(slots, gradients, trainable)
+        return moved, after, slots
+
+
+def _values(variables: Sequence[Any]) -> list[Any]:
+    return [v.value for v in variables]
+
+
+def _assign(updated: Iterable[tuple[Any, Any]]) -> None:
+    for variable, value in updated:
+        variable.assign(value)
+
+
+def _variables_of(function: Callable[..., Any], tensors: Sequence[Any], known: Sequence[Any] = ()) -> list[Any]:
     """Return the Keras variables that a function reads or writes; penalties need theirs to be `known`."""
     found: dict[int, Any] = {}
 

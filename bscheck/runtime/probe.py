@@ -70,12 +70,8 @@ def probe_class() -> type:
             if self.built:
                 return
             super().build(variables)
-            self.bscheck_applied = [
-                self.add_variable_from_reference(v, name="bscheck_applied") for v in variables
-            ]
-            self.bscheck_updates = [
-                self.add_variable((), dtype="int32", name="bscheck_updates") for _ in variables
-            ]
+            self.bscheck_applied = [self.add_variable_from_reference(v, name="bscheck_applied") for v in variables]
+            self.bscheck_updates = [self.add_variable((), dtype="int32", name="bscheck_updates") for _ in variables]
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             i = self._get_variable_index(variable)

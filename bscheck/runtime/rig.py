@@ -87,7 +87,8 @@ class Rig:
     def weights(self) -> dict[str, Array]:
         """Return the weights by name."""
         return {
-            name: np.array(self.keras.ops.convert_to_numpy(v)) for name, v in zip(self.names, self.variables, strict=True)
+            name: np.array(self.keras.ops.convert_to_numpy(v))
+            for name, v in zip(self.names, self.variables, strict=True)
         }
 
     def slots(self) -> dict[str, Array]:

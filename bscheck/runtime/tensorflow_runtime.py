@@ -48,9 +48,7 @@ class TensorFlowRuntime:
 
         return gradient
 
-    def micro_step(
-        self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str
-    ) -> Callable[..., None]:
+    def micro_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         differentiate = self._differentiate(model, loss, mode)
         apply = self.apply_function(optimizer, model.trainable_variables, mode)
         return lambda x, y, w: apply(differentiate(x, y, w)[1])
@@ -69,9 +67,7 @@ class TensorFlowRuntime:
             kept[loss, mode] = _relaxed(differentiate, mode)
         return kept[loss, mode]
 
-    def training_step(
-        self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str
-    ) -> Callable[..., None]:
+    def training_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         def step(x: Any, y: Any, w: Any) -> None:
             with tf.GradientTape() as tape:
                 value = loss(x, y, w)

@@ -46,9 +46,7 @@ class TorchRuntime:
 
         return gradient
 
-    def training_step(
-        self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str
-    ) -> Callable[..., None]:
+    def training_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         def step(x: Any, y: Any, w: Any) -> None:
             _, gradients = _differentiate(model, loss, x, y, w)
             with torch.no_grad():

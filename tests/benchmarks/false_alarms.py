@@ -149,7 +149,8 @@ def main() -> int:
         tally = soak(get_check(name), options.cases, options.seed, until, options.mode)
         rate = tally.cases / tally.seconds if tally.seconds else 0.0
         print(
-            f"{name:56} {tally.cases:7d} {tally.held:6d} {tally.alarms:6d} {rate:8.1f}  {tally.worst:.0%} ({tally.where})",
+            f"{name:56} {tally.cases:7d} {tally.held:6d} {tally.alarms:6d} {rate:8.1f}  "
+            f"{tally.worst:.0%} ({tally.where})",
             flush=True,
         )
         alarms += tally.alarms

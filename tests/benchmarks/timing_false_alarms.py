@@ -100,8 +100,7 @@ def verdicts(times: PairedTimes, groups: Iterable[Sequence[int]]) -> list[str]:
 def naive_alarms(samples: Samples, label: int, pairs: Iterable[tuple[int, int]]) -> Rate:
     """Return how often one mean exceeds another by `THRESHOLD`; (baseline's instance, tested instance)."""
     alarms = [
-        np.mean(samples.seconds[j][str(label)]) > THRESHOLD * np.mean(samples.seconds[i][str(SIZE)])
-        for i, j in pairs
+        np.mean(samples.seconds[j][str(label)]) > THRESHOLD * np.mean(samples.seconds[i][str(SIZE)]) for i, j in pairs
     ]
     return Rate(int(np.sum(alarms)), len(alarms))
 

@@ -47,9 +47,7 @@ def states(recurrence: Recurrence) -> list[State]:
 def test_all_updates_at_once_are_the_updates_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recurrence = RECURRENCES[name]
     rng = np.random.default_rng(1)
-    gradients = [
-        Approximate(g := rng.normal(size=(len(RATES), *shape)), 1e-6 * np.abs(g)) for shape in SHAPES
-    ]
+    gradients = [Approximate(g := rng.normal(size=(len(RATES), *shape)), 1e-6 * np.abs(g)) for shape in SHAPES]
     arguments = (states(recurrence), gradients, RATES, hyper(recurrence), "float32")
     at_once = steps(recurrence, *arguments)
     monkeypatch.setattr(trajectory, "WHOLE_VARIABLE", frozenset({name}))

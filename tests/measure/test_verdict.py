@@ -72,9 +72,7 @@ def test_the_test_is_the_one_of_the_design():
         assert compare(times, "x", delta=delta, family_size=3).verdict == verdict
     half = stats.t.ppf(0.975, K - 1) * d.std(ddof=1) / math.sqrt(K)
     result = compare(times, "x")
-    np.testing.assert_allclose(
-        np.log([result.low, result.ratio, result.high]), d.mean() + np.array([-half, 0, half])
-    )
+    np.testing.assert_allclose(np.log([result.low, result.ratio, result.high]), d.mean() + np.array([-half, 0, half]))
 
 
 @pytest.mark.parametrize("slowdown", [1.0, 1.1], ids=["same", "slower"])
@@ -248,10 +246,7 @@ def test_bad_rules_are_refused(arguments, message):
         ),
         (
             [[1.0, 1.0, 1.0]],
-            (
-                "numerator has shape (1, 3) and denominator (1, 2): "
-                "paired times need the same instances and rounds"
-            ),
+            ("numerator has shape (1, 3) and denominator (1, 2): paired times need the same instances and rounds"),
         ),
     ],
 )

@@ -93,9 +93,7 @@ def draw_slot(name: str, shape: tuple[int, ...], scale: float, update: int, rng:
     return np.square(values) if name != "norm" else np.abs(values)
 
 
-def assign_state(
-    optimizer: Any, recurrence: Recurrence, index: int, update: int, scale: float, rng: Any
-) -> None:
+def assign_state(optimizer: Any, recurrence: Recurrence, index: int, update: int, scale: float, rng: Any) -> None:
     variables = _slot_variables(optimizer, index, recurrence)
     drawn = {name: draw_slot(name, tuple(v.shape), scale, update, rng) for name, v in variables.items()}
     if "average_gradient" in drawn:  # a mean square is never below the squared mean

@@ -115,9 +115,7 @@ def test_entry_covers_its_condition_and_nothing_beside_it(file: Path) -> None:
         (">=3.15", "unknown", False),
     ],
 )
-def test_versions_are_compared_with_nightly_builds(
-    file: Path, condition: str, version: str, fits: bool
-) -> None:
+def test_versions_are_compared_with_nightly_builds(file: Path, condition: str, version: str, fits: bool) -> None:
     assert issue(file, f"keras = '{condition}'").in_range({"keras": version}) is fits
 
 
@@ -224,7 +222,5 @@ def test_id_may_be_used_once_over_all_files(file: Path, monkeypatch: pytest.Monk
     file.write_text(ENTRY)
     other = file.with_name("other.toml")
     other.write_text(ENTRY)
-    with pytest.raises(
-        KnownIssueError, match=r"other.toml: issue 'decay-breaks': the id is taken already, by .*known"
-    ):
+    with pytest.raises(KnownIssueError, match=r"other.toml: issue 'decay-breaks': the id is taken already, by .*known"):
         load_known_issues(CHECKS, other)

@@ -14,9 +14,7 @@ from bscheck.results import record
 from bscheck.results.record import check_writable, read_record, write_record
 from bscheck.results.verdict import Reading, Result, Verdict
 
-RESULT = Result(
-    "parts_add_up", "accumulation", {"subject": "dense"}, Verdict.FAILED, worst=Reading(float("inf"))
-)
+RESULT = Result("parts_add_up", "accumulation", {"subject": "dense"}, Verdict.FAILED, worst=Reading(float("inf")))
 
 
 def write(path: Path, **changes: Any) -> None:

@@ -72,9 +72,7 @@ def test_gradient_leaves_the_weights_alone_and_sees_new_ones(bench: Bench, mode:
     bench.gradient((X, Y, None), mode)
     np.testing.assert_array_equal(bench.weights(), before)
     bench.set_weights(2 * START)
-    np.testing.assert_allclose(
-        bench.gradient((X, Y, None), mode)[1], expected(at=2 * START)[1], rtol=tolerance(bench)
-    )
+    np.testing.assert_allclose(bench.gradient((X, Y, None), mode)[1], expected(at=2 * START)[1], rtol=tolerance(bench))
 
 
 def test_gradient_does_not_move_batch_statistics_across_set_weights() -> None:
