@@ -50,6 +50,7 @@ def attempt(check: Check, context: Context, case: Case) -> Reading:
         Whatever was raised by bscheck's own code: a bug of bscheck, not a finding.
     """
     try:
+        context.relieve()
         return check.function(context, case)
     except (NotApplicable, BscheckError):
         raise

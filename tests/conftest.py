@@ -34,6 +34,9 @@ class FakeContext:
     options: dict = dataclasses.field(default_factory=dict)
     environment: dict = dataclasses.field(default_factory=lambda: ENVIRONMENT)
 
+    def relieve(self):
+        pass
+
 bscheck.items.new_context = lambda param, options: FakeContext(param, options)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -128,6 +128,10 @@ class Context:
         """Return the subject built at one precision; built once in a process."""
         return _bench(_Identity(self.subject), dtype)
 
+    def relieve(self) -> None:
+        """Make room for more compiled programs; called between cases, never within one."""
+        self.runtime.relieve(forget)
+
     def modes(self) -> tuple[str, ...]:
         """Return the execution modes drawn from; the others are left to corners, where compiling is worth it."""
         return self.runtime.drawn_modes

@@ -62,6 +62,9 @@ class Runtime(Protocol):
     def synchronize(self, variables: Sequence[Any] = ()) -> None:
         """Wait until the variables have their values, and without them until all work given to the device is done."""
 
+    def relieve(self, forget: Callable[[], None]) -> None:
+        """Call `forget`, which drops all compiled functions, where they leave too little room for more."""
+
     def describe(self) -> dict[str, str]:
         """Return backend_version, device (``cpu`` or ``gpu``), device_name, threads and tf32."""
 

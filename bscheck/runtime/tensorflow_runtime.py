@@ -31,7 +31,9 @@ class TensorFlowRuntime:
     def compile(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
         if mode == "eager":
             return function
-        compiled: Callable[..., Any] = tf.function(function, reduce_retracing=True, jit_compile=mode == "jit")
+        compiled: Callable[..., Any] = tf.function(
+            function, reduce_retracing=True, jit_compile=mode == "jit", autograph=False
+        )
         return compiled
 
     def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
@@ -83,7 +85,7 @@ class TensorFlowRuntime:
         compiled = apply
         if mode != "eager":
             # The rows of a sparse gradient come in any number.
-            compiled = tf.function(apply, jit_compile=mode == "jit", reduce_retracing=True)
+            compiled = tf.function(apply, jit_compile=mode == "jit", reduce_retracing=True, autograph=False)
 
         def run(gradients: Sequence[Any]) -> None:
             compiled(*(g if self.is_sparse(g) or g is None else tf.convert_to_tensor(g) for g in gradients))
@@ -102,6 +104,9 @@ class TensorFlowRuntime:
     def synchronize(self, variables: Sequence[Any] = ()) -> None:
         tf.test.experimental.sync_devices()
 
+    def relieve(self, forget: Callable[[], None]) -> None:
+        pass
+
     def describe(self) -> dict[str, str]:
         gpus = tf.config.list_physical_devices("GPU")
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else ""
@@ -113,6 +118,11 @@ class TensorFlowRuntime:
             "threads": str(threads) if threads else "all",
             "tf32": "on" if gpus and tf.config.experimental.tensor_float_32_execution_enabled() else "off",
         }
+
+
+def _compiled(function: Callable[..., Any], mode: str) -> Any:
+    # As Keras's own trainer does: its code has no Python control flow to convert, and looking for it costs half the trace.
+    return tf.function(function, jit_compile=mode == "jit", autograph=False)
 
 
 def _relaxed(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
@@ -129,7 +139,7 @@ def _relaxed(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
             spec = tf.nest.map_structure(
                 lambda t: None if t is None else tf.TensorSpec([None, *t.shape[1:]], t.dtype), arguments
             )
-            traced[key] = tf.function(function, jit_compile=mode == "jit").get_concrete_function(*spec)
+            traced[key] = _compiled(function, mode).get_concrete_function(*spec)
         return traced[key](*[t for t in flat if t is not None])
 
     return run

@@ -76,6 +76,9 @@ class TorchRuntime:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
+    def relieve(self, forget: Callable[[], None]) -> None:
+        pass
+
     def describe(self) -> dict[str, str]:
         gpu = torch.cuda.is_available()
         tf32 = torch.backends.cudnn.allow_tf32 or torch.get_float32_matmul_precision() != "highest"
