@@ -121,7 +121,7 @@ class TensorFlowRuntime:
 
 
 def _compiled(function: Callable[..., Any], mode: str) -> Any:
-    # As Keras's own trainer does: its code has no Python control flow to convert, and looking for it costs half the trace.
+    # As Keras's own trainer does: there is no Python control flow to convert, and looking for it is slow.
     return tf.function(function, jit_compile=mode == "jit", autograph=False)
 
 
