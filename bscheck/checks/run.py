@@ -226,6 +226,7 @@ class _Run:
     unsteady: bool = False
     worst: _Seen = _Seen(None, Reading(0.0))
     verdicts: set[str] = field(default_factory=set)
+    told: dict[str, tuple[float, str]] = field(default_factory=dict)
     deadline: float = float("inf")
 
     def execute(self) -> None:
@@ -265,7 +266,10 @@ class _Run:
         if reading.holds and before is not None:
             self.flaky = (case, before, reading)
             return False
-        self.verdicts |= {key for key in ("inconclusive", "reported") if reading.figures.get(key)}
+        for key in ("inconclusive", "reported"):
+            if reading.figures.get(key):
+                self.verdicts.add(key)
+                self._tell(key, reading)
         if not reading.holds and not self._reported_only():
             issue = self._covering(case)
             if issue is None:
@@ -277,6 +281,13 @@ class _Run:
             self.worst = _Seen(case, reading)
         self.good[case] = None
         return False
+
+    def _tell(self, verdict: str, reading: Reading) -> None:
+        """Keep the words of the reading with the largest figures: the size of an effect is that of its worst case."""
+        size = max((v for key, v in reading.figures.items() if key != verdict), default=0.0)
+        words = reading.cause or reading.seen if verdict == "inconclusive" else reading.seen
+        if verdict not in self.told or size > self.told[verdict][0]:
+            self.told[verdict] = size, words
 
     def _reported_only(self) -> bool:
         """Whether a broken bound is told but does not fail the run: timings where they are not gated."""
@@ -322,9 +333,12 @@ class _Run:
         return Verdict.EXCEPTION if self.check.exception else Verdict.PASSED
 
     def _reason(self) -> str:
-        if self.reason or self._verdict() != Verdict.REPORTED or self.settings.timing == "report":
+        verdict = self._verdict()
+        if self.reason or verdict not in (Verdict.REPORTED, Verdict.INCONCLUSIVE):
             return self.reason
-        return "no GPU (--bscheck-timing=gate)" if self.check.family == TIMING else ""
+        if self.check.family == TIMING and verdict == Verdict.REPORTED:
+            return "" if self.settings.timing == "report" else "no GPU (--bscheck-timing=gate)"
+        return self.told.get(verdict.value, (0.0, ""))[1]
 
     def _failure(self) -> Failure | None:
         if self.violated is None:

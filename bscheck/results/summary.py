@@ -50,7 +50,9 @@ def summary(results: Results, families: Iterable[str] = ()) -> list[str]:
         by_family.setdefault(result["family"], []).append(result)
     pinned = by_family.pop(PINNED, [])
     lines = [_row("promise family", "cases", "worst share of the bound", "verdict")]
-    lines += [_family(name, group) for name, group in by_family.items() if _asserted(group)]
+    for name, group in by_family.items():
+        if _asserted(group):
+            lines += [_family(name, group), *_reported(group)]
     lines += _known_issues(pinned, results)
     lines += _exceptions(results)
     lines += _not_applicable(results)
@@ -80,6 +82,14 @@ def _row(*cells: str) -> str:
 
 def _asserted(group: Results) -> list[Mapping[str, Any]]:
     return [r for r in group if r["verdict"] not in ("not applicable", "contract exception")]
+
+
+def _reported(group: Results) -> list[str]:
+    """Return a line for each effect that was measured, not asserted, among promises that are asserted."""
+    told = [r for r in _asserted(group) if r["verdict"] == "reported" and r["reason"]]
+    if len(told) == len(_asserted(group)):
+        return []
+    return [f"  reported: {r['check']}[{'-'.join(r['param'].values())}]: {r['reason']}" for r in told]
 
 
 def _family(name: str, group: Results) -> str:
@@ -115,7 +125,7 @@ def _verdict(told: Results) -> str:
         return f"BROKEN: {counts['failed']} of {len(told)}"
     if counts["inconclusive"]:
         return f"inconclusive: {counts['inconclusive']} of {len(told)}"
-    if counts["reported"]:
+    if counts["reported"] == len(told):
         reason = next((r["reason"] for r in told if r["verdict"] == "reported" and r["reason"]), "")
         return f"reported: {reason}" if reason else "reported"
     return "holds, but for known issues" if counts["known issue"] else "holds"
