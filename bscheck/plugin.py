@@ -6,6 +6,7 @@ imported, and nothing is printed: this plugin is loaded into every pytest run of
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys
@@ -102,6 +103,7 @@ class Session:
     told: bool = False
     written: str = ""
     old_handler: Any = None
+    collector: tuple[int, int, int] | None = None
 
     @property
     def is_worker(self) -> bool:
@@ -148,6 +150,9 @@ class Session:
             raise BscheckError(f"--bscheck-require-gpu: {environment.get('backend', 'the backend')} sees no GPU here")
         self.known_issues = load_known_issues(all_checks(), *options.known_issues)
         self.environment = environment
+        # Models and graphs are kept on purpose: looking through them for garbage costs a twentieth of a run.
+        self.collector = gc.get_threshold()
+        gc.set_threshold(100_000, 50, 100)
 
     def settings(self) -> RunSettings:
         """Return what the runner is told."""
@@ -272,6 +277,8 @@ class Session:
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the record, also of a run that was cut short."""
+        if self.collector:
+            gc.set_threshold(*self.collector)
         self._restore_sigterm()
         if self.is_worker:
             return

@@ -139,7 +139,7 @@ def prediction_corners(context: Context) -> Sequence[InferenceCase]:
     cases=prediction_cases,
     corners=prediction_corners,
     applies=no_twin,
-    examples=(2, 8, 200),
+    examples=(2, 6, 200),
     catches="rows that are lost, doubled or out of order; a ragged tail, an odd size or a size of one that "
     "is computed otherwise; a layer or a loop that lets one row see another",
     formula="|p-r| <= 6 sigma in rms and <= 8 sigma in the maximum norm; r: the float64 twin, one example "

@@ -54,7 +54,8 @@ def test_a_planted_fault_is_caught_with_its_message(path):
     assert re.search(defect.MESSAGE, text), text
 
 
-_OWNERS = {(d.CHECK, tuple(d.PARAM.items()), getattr(d, "SUBJECT", None)): d for d in map(load, FILES)}
+#: Faults of a user's own step have no sound Keras to compare with: `tests/checks/test_own_step.py` has a sound step.
+_OWNERS = {(d.CHECK, tuple(d.PARAM.items())): d for d in map(load, FILES) if not hasattr(d, "SUBJECT")}
 
 
 @pytest.mark.parametrize("defect", _OWNERS.values(), ids=lambda d: "-".join([d.CHECK, *d.PARAM.values()]))
