@@ -137,7 +137,19 @@ def _explained(check: Check) -> Iterator[str]:
 
 def _labelled(label: str, text: str) -> list[str]:
     first = f"  {label:<12}"
-    return textwrap.wrap(" ".join(text.split()), _WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
+    return _wrapped(" ".join(text.split()), first)
+
+
+def _wrapped(text: str, first: str) -> list[str]:
+    """Return the text in lines; a link stays whole, so that it can be followed."""
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _why(checks: Iterable[Check]) -> Iterator[str]:
@@ -150,7 +162,7 @@ def _why(checks: Iterable[Check]) -> Iterator[str]:
             if reason:
                 skipped += 1
                 yield f"{check.name}[{param.id}]"
-                yield from textwrap.wrap(reason, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+                yield from _wrapped(reason, "    ")
     yield f"not applicable: {skipped} of {asked}"
 
 
@@ -206,6 +218,6 @@ def _contract(checks: Iterable[Check]) -> Iterator[str]:
             yield f"  {check.name}"
             place = f" (in place of {check.excepts})" if check.excepts else ""
             text = f"{check.promise}: {check.exception}{place}"
-            yield from textwrap.wrap(text, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+            yield from _wrapped(text, "    ")
     if not any(check.exception for check in listed):
         yield "  nothing that is checked yet"
