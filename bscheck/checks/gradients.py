@@ -215,7 +215,7 @@ def in_words(bench: Bench, deviation: Deviation, cause: str = "") -> Reading:
     cases=float32_cases,
     corners=simple_corners,
     applies=needs_double,
-    examples=(6, 18, 400),
+    examples=(6, 12, 400),
     catches="a loss, a layer or an automatic derivative whose gradient of a batch is not the weighted mean of its "
     "examples' gradients: a wrong denominator, a penalty divided twice, a neighbour's influence",
     formula="float64: rms(a-f) <= max(1e-10 (rms S + 1e-3 rms S_all), 64*2^-29 max(rms(f32-f64), ...)), "

@@ -43,7 +43,7 @@ LEAST_GROWTH = 1.1
 #: How much is measured, by profile. A report is short: two subjects in less than 12 s. The gate's design is
 #: INSTANCES x ROUNDS; ``quick`` buys speed with power, never with false alarms. The seconds are the budget of
 #: one subject; the gate's are 20 for each of its pairs.
-REPORT = {"quick": Plan(3, 8, 2.5), "default": Plan(4, 16, 3.5), "thorough": Plan(8, 30, 30.0)}
+REPORT = {"quick": Plan(3, 8, 2.5), "default": Plan(4, 16, 2.5), "thorough": Plan(8, 30, 30.0)}
 GATE = {"quick": Plan(6, 40, 40.0), "default": Plan(INSTANCES, ROUNDS, 120.0)}
 
 

@@ -418,7 +418,7 @@ def constraints_act_once_per_update(context: Context, case: UpdateCase) -> Readi
         *option_corners()(context),
         UpdateCase(micro_batches=3, updates=3, decay="on", clip="global", mode=context.runtime.modes[0], seed=3),
     ),
-    examples=(2, 4, 300),
+    examples=(2, 3, 300),
     per_subject=False,
     catches="anything an optimizer does otherwise under accumulation: state advanced, scaled, kept or counted per "
     "micro-batch, alone or with decay and clipping together",
