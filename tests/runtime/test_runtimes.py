@@ -237,11 +237,13 @@ def test_descriptions_and_synchronize() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_contract_on(backend: str) -> None:
-    """Run this file in a process on each other backend that some environment here has."""
+    """Run this file in a process on each other backend.
+
+    ``PYTHON_WITH_JAX=/path/to/python`` (or ``_TENSORFLOW``, ``_TORCH``) names an environment that has it.
+    """
     if backend == current().name:
         pytest.skip("this process holds the contract itself")
-    here = Path(f"/opt/envs/{backend}/bin/python")
-    python = sys.executable if find_spec(backend) else str(here) if here.exists() else ""
+    python = sys.executable if find_spec(backend) else os.environ.get(f"PYTHON_WITH_{backend.upper()}", "")
     if not python:
         pytest.skip(f"{backend} is not installed here")
     root = Path(__file__).parents[2]
