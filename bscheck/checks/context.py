@@ -45,25 +45,25 @@ def forget() -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Identity:
+class SubjectKey:
     """A subject as a cache key: equal to itself alone, and kept alive by the cache."""
 
     subject: Subject
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and other.subject is self.subject
+        return isinstance(other, SubjectKey) and other.subject is self.subject
 
     def __hash__(self) -> int:
         return id(self.subject)
 
 
 @cached_in_process
-def _bench(key: _Identity, dtype: str) -> Bench:
+def _bench(key: SubjectKey, dtype: str) -> Bench:
     return Bench(key.subject, dtype)
 
 
 @cached_in_process
-def _traits(key: _Identity) -> Traits:
+def _traits(key: SubjectKey) -> Traits:
     try:
         return probe(key.subject, _bench(key, "float64"))
     except SubjectError:
@@ -122,11 +122,11 @@ class Context:
     @property
     def traits(self) -> Traits:
         """What probing found out about the subject; probed once in a process."""
-        return _traits(_Identity(self.subject))
+        return _traits(SubjectKey(self.subject))
 
     def bench(self, dtype: str) -> Bench:
         """Return the subject built at one precision; built once in a process."""
-        return _bench(_Identity(self.subject), dtype)
+        return _bench(SubjectKey(self.subject), dtype)
 
     def relieve(self) -> None:
         """Make room for more compiled programs; called between cases, never within one."""

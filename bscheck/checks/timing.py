@@ -10,7 +10,7 @@ from typing import Any
 
 from bscheck.cases import Case, TimingCase
 from bscheck.checks import Param, check
-from bscheck.checks.context import Context, _Identity, cached_in_process, first_reason
+from bscheck.checks.context import Context, SubjectKey, cached_in_process, first_reason
 from bscheck.checks.run import current_settings
 from bscheck.measure.sampler import INSTANCES, ROUNDS, Samples
 from bscheck.measure.steps import DUMMY_SIZES, Plan, sample_training_steps
@@ -84,7 +84,7 @@ def measured_from(samples: Samples) -> Measured:
 
 
 @cached_in_process
-def _measure(key: _Identity, sizes: tuple[int, ...], mode: str, dtype: str, seed: int, plan: Plan) -> Measured:
+def _measure(key: SubjectKey, sizes: tuple[int, ...], mode: str, dtype: str, seed: int, plan: Plan) -> Measured:
     return measured_from(sample_training_steps(key.subject, sizes, plan=plan, dtype=dtype, mode=mode, seed=seed))
 
 
@@ -102,7 +102,7 @@ def measure(context: Context, case: TimingCase, sizes: Sequence[int]) -> Measure
     if set(every) & set(DUMMY_SIZES):
         raise ValueError(f"sizes {sorted(set(every) & set(DUMMY_SIZES))} are the warm-up's: time others")
     plan = plan_of(_timing(context), current_settings().profile)
-    return _measure(_Identity(subject), every, case.mode, case.dtype, case.seed, plan)
+    return _measure(SubjectKey(subject), every, case.mode, case.dtype, case.seed, plan)
 
 
 def _timing(context: Context) -> str:

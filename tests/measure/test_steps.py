@@ -11,6 +11,7 @@ from bscheck.measure import steps
 from bscheck.measure.steps import DUMMY_SIZES, FEWEST_ROUNDS, Plan, fitting_rounds, fresh_training_step
 from bscheck.reference_subjects import TIMING_SUBJECTS
 from bscheck.runtime import current, keras_module
+from bscheck.runtime.bench import Bench
 from bscheck.subject import Subject
 
 
@@ -135,7 +136,12 @@ def test_a_step_of_the_subjects_own_gets_arrays():
 
 @pytest.mark.parametrize("name", list(TIMING_SUBJECTS))
 def test_timing_subjects_make_a_step(name):
-    fresh_training_step(TIMING_SUBJECTS[name](), (2,))(2)
+    subject = TIMING_SUBJECTS[name]()
+    fresh_training_step(subject, (2,))(2)
+    loss, gradient = Bench(subject, "float32").gradient(subject.draw(0, 2), current().modes[0])
+    assert np.isfinite(loss)
+    assert np.isfinite(gradient).all()
+    assert gradient.any(), "a step without a gradient would time nothing"
 
 
 # Waiting for the device
