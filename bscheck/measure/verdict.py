@@ -174,7 +174,10 @@ def compare(
 
     With d the log ratios of K instances and m = log((1 + delta) * allowed_ratio), in this order:
 
-    1. *inconclusive* if the two identical sizes differ by more than delta on average;
+    1. where the two identical sizes differ by more than delta on average, the machine errs by as much: *slower* if
+       the test below still holds with twice that error's bound (each of the two times may carry it),
+       ``2 (|mean(c)| + t sd(c) / sqrt(K))`` over the canary's log ratios c, added to m; *inconclusive* otherwise,
+       never passed;
     2. *slower* if ``mean(d) - t[K-1, 1-alpha/family_size] * sd(d) / sqrt(K) > m`` (design.md);
     3. *inconclusive* if the 95 % interval of the canary leaves ±log(1 + delta), or that of d reaches above m:
        such data cannot show that the promise is kept;
@@ -216,7 +219,14 @@ def compare(
     surely_at_least = paired.value - _half_width(times.log_ratios, 1 - level)
 
     verdict: Verdict = "inconclusive"
-    if abs(canary.value) > steady:
+    error = 2 * (abs(canary.value) + _half_width(times.canary, 1 - level))
+    if abs(canary.value) > steady and surely_at_least - error > allowed:
+        verdict = "slower"
+        reason = (
+            f"above the allowed {math.exp(allowed):.3f} at significance {level:.1e}, and by more than two identical "
+            f"sizes differed ({_percent(canary)})"
+        )
+    elif abs(canary.value) > steady:
         reason = f"two identical sizes differed by {_percent(canary)}, more than {100 * delta:.1f} %"
     elif surely_at_least > allowed:
         verdict = "slower"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -82,6 +83,18 @@ def test_two_identical_sizes_that_differ_make_it_inconclusive(slowdown, canary):
     assert result.verdict == "inconclusive"
     assert result.reason.startswith(f"two identical sizes differed by {100 * (canary - 1):+.0f}"[:-1])
     assert result.reason.endswith("more than 2.0 %")
+
+
+def test_a_slowdown_far_beyond_what_identical_sizes_differ_by_is_told():
+    result = compare(simulated(np.random.default_rng(0), slowdown=3, canary=1.04), "8+8 against 16")
+    assert result.verdict == "slower"
+    assert re.search(r"significance 1.0e-04, and by more than two identical sizes differed \(\+[34]\.", result.reason)
+
+
+def test_a_canary_that_differs_from_instance_to_instance_hides_a_slowdown_of_its_size():
+    canary = (-0.3, 0.5) * 6
+    assert compare(PairedTimes((1.09, 1.1) * 6, canary), "x").verdict == "inconclusive"
+    assert compare(PairedTimes((4.0, 4.1) * 6, canary), "x").verdict == "slower"
 
 
 def test_a_canary_too_noisy_to_tell_never_holds_but_hides_no_slowdown():
