@@ -337,6 +337,32 @@ class TrajectoryCase(Case):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeastSquaresCase(Case):
+    """Many runs of linear regression at one batch size: what the mean loss does.
+
+    Attributes
+    ----------
+    batch_size : int
+        Examples in each batch.
+    updates : int
+        Updates made, or epochs where ``fit`` shuffles.
+    method : str
+        ``sgd``, ``momentum`` or ``nesterov``.
+    rate : str
+        Learning rate as a share of the stability threshold, see `bscheck.checks.expected_loss`.
+    """
+
+    batch_size: int = 1
+    updates: int = 20
+    method: str = "sgd"
+    rate: str = "low"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "method": ("sgd", "momentum", "nesterov"), "rate": ("low", "half", "inside", "outside"),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class TimingCase(Case):
     """Two batch sizes timed in pairs.
 

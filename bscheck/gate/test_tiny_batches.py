@@ -5,3 +5,9 @@ from bscheck.gate import promise
 minibatch_gradient_is_unbiased = promise("minibatch_gradient_is_unbiased")
 minibatch_gradient_variance_follows_the_law = promise("minibatch_gradient_variance_follows_the_law")
 training_follows_the_published_recurrence = promise("training_follows_the_published_recurrence")
+mean_loss_follows_the_moment_recursion = promise("mean_loss_follows_the_moment_recursion")
+mean_loss_of_shuffled_epochs_is_the_expected_one = promise("mean_loss_of_shuffled_epochs_is_the_expected_one")
+training_leaves_the_optimum_beyond_the_stability_threshold = promise(
+    "training_leaves_the_optimum_beyond_the_stability_threshold"
+)
+training_settles_at_the_stationary_loss = promise("training_settles_at_the_stationary_loss")
