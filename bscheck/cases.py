@@ -363,6 +363,11 @@ class LeastSquaresCase(Case):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearningCase(Case):
+    """One seed of an experiment about learning: its data, its order and its first weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TimingCase(Case):
     """Two batch sizes timed in pairs.
 

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 FAMILIES = {
     "accumulation": ("bscheck.checks.gradients", "bscheck.checks.updates", "bscheck.checks.training_updates"),
     "independence": ("bscheck.checks.independence", "bscheck.checks.evaluation", "bscheck.checks.history"),
-    "tiny batches": ("bscheck.checks.variance", "bscheck.checks.trajectory", "bscheck.checks.expected_loss"),
+    "tiny batches": (
+        "bscheck.checks.variance",
+        "bscheck.checks.trajectory",
+        "bscheck.checks.expected_loss",
+        "bscheck.checks.learning",
+    ),
     "timing": ("bscheck.checks.timing",),
 }
 CLAIMS = tuple(f"C{n}" for n in range(1, 15))

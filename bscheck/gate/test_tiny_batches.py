@@ -11,3 +11,7 @@ training_leaves_the_optimum_beyond_the_stability_threshold = promise(
     "training_leaves_the_optimum_beyond_the_stability_threshold"
 )
 training_settles_at_the_stationary_loss = promise("training_settles_at_the_stationary_loss")
+noise_scale_estimator_is_unbiased = promise("noise_scale_estimator_is_unbiased")
+fewer_updates_explain_the_higher_loss = promise("fewer_updates_explain_the_higher_loss")
+predictions_by_batch_size_are_reported = promise("predictions_by_batch_size_are_reported")
+escape_from_a_shallow_well_is_reported = promise("escape_from_a_shallow_well_is_reported")

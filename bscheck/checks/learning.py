@@ -1,0 +1,252 @@
+"""Tiny batches, fourth part: what the batch size does to learning, in figures that a person can read.
+
+Laws are asserted where there are any (counts of updates, paths, an estimator's mean); what small batches are worth for
+a model's answers is reported with its spread over seeds, never asserted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bscheck.cases import Case, LearningCase, VarianceCase, seeds
+from bscheck.checks import Param, check
+from bscheck.checks.context import Context, cached_in_process
+from bscheck.checks.variance import coupled_or_double, enumerate_gradients, variance_cases, variance_corners
+from bscheck.results.verdict import Reading, worst
+from bscheck.runtime.bench import Array
+from bscheck.runtime.learners import Classifier, SequenceLearner, Wells
+from bscheck.tolerance import UNIT_ROUNDOFF, rms
+
+# Noise scale --------------------------------------------------------------------------------------------
+
+
+def decoupled(context: Context) -> str | None:
+    """Return why a mini-batch gradient has no variance law."""
+    if context.traits.coupled:
+        return "batch statistics couple the examples, so a mini-batch gradient is no mean over them"
+    return coupled_or_double(context)
+
+
+@check(
+    family="tiny batches",
+    claims=("C2", "C11"),
+    case=VarianceCase,
+    cases=variance_cases,
+    corners=variance_corners,
+    applies=decoupled,
+    examples=(0, 1, 50),
+    catches="a gradient whose squared length depends on the batch size otherwise than by its variance",
+    formula="B < N: S = (|g_B|^2 - |g_N|^2) / (1/B - 1/N) has the mean sum_i |g_i - g|^2 / (N-1) over all "
+    "mini-batches, and G = (N |g_N|^2 - B |g_B|^2) / (N - B) the mean |g|^2 - that / N; noise scale S / G; float64, "
+    "within 8 e sqrt(sum |g_i|^2) / (1/B - 1/N), e the gradients' rounding",
+    source="McCandlish, Kaplan, Amodei et al., An Empirical Model of Large-Batch Training (2018), appendix A.1",
+    example="the estimator's mean over all mini-batches is 1.31; the gradients vary by 1.27",
+)
+def noise_scale_estimator_is_unbiased(context: Context, case: VarianceCase) -> Reading:
+    """The noise scale's estimator from two batch sizes has the variance of the gradients as its mean."""
+    found = enumerate_gradients(context, case)
+    n, b = case.examples, case.batch_size
+    small, large = float(np.mean(np.sum(found.batches**2, axis=1))), float(np.sum(found.full**2))
+    variance = float(np.sum((found.single - found.single.mean(axis=0)) ** 2)) / (n - 1)
+    estimated = (small - large) / (1 / b - 1 / n)
+    signal = (n * large - b * small) / (n - b)
+    size = float(np.mean(np.sum(found.single**2, axis=1))) * n
+    # Rounding of a gradient enters twice, times its length, and is then divided by 1/B - 1/N.
+    error = math.sqrt(
+        sum(r**2 * p.size for r, p in zip(found.rounding, context.bench("float64").split(found.full), strict=True))
+    )
+    bound = 8 * error * math.sqrt(size) / (1 / b - 1 / n) + 1e-12 * size / (1 / b - 1 / n)
+    return Reading(
+        max(abs(estimated - variance), abs(signal - (large - variance / n))) / bound,
+        where=f"{b} of {n}",
+        seen=f"the estimator's mean over all mini-batches is {estimated:.6g}; the gradients vary by {variance:.6g}",
+        allowed=f"{bound:.1g} either way",
+        figures={"noise_scale": estimated / signal if signal > 0 else math.inf, "variance": variance},
+    )
+
+
+# Equal epochs, equal updates ----------------------------------------------------------------------------
+
+#: (epochs, batch size) of the table that claim C10 reads: few updates, many, and few again made up for by epochs.
+TABLE = ((15, 16), (15, 160), (150, 160))
+
+
+@cached_in_process
+def _classifier(optimizer: str) -> Classifier:
+    return Classifier(optimizer)
+
+
+def table_corners(context: Context) -> Sequence[Case]:
+    """Return two seeds."""
+    return tuple(LearningCase(seed=seed) for seed in range(2))
+
+
+def learning_cases(context: Context) -> Any:
+    """Draw seeds."""
+    from hypothesis import strategies as st
+
+    return st.builds(LearningCase, seed=seeds())
+
+
+def table_params() -> list[Param]:
+    """Return the optimizer of the table."""
+    return [Param.of(optimizer="rmsprop")]
+
+
+@check(
+    family="tiny batches",
+    claims=("C10",),
+    case=LearningCase,
+    cases=learning_cases,
+    corners=table_corners,
+    params=table_params,
+    examples=(0, 0, 20),
+    per_subject=False,
+    catches="epochs or batches that fit does not run, or runs twice; a batch size that changes more than the number of "
+    "updates",
+    formula="updates = epochs ceil(N / B) exactly; loss(15, 160) > loss(15, 16); "
+    "|log loss(150, 160)/loss(15, 16)| < |log loss(15, 160)/loss(15, 16)|",
+    source="claim C10: a larger batch ends at a higher loss after equal epochs because it made fewer updates",
+    example="15 epochs at batch 160 made 120 updates",
+)
+def fewer_updates_explain_the_higher_loss(context: Context, case: LearningCase) -> Reading:
+    """After equal epochs a larger batch ends at a higher loss because it made fewer updates."""
+    learner = _classifier(context.param.get("optimizer"))
+    losses, readings = [], []
+    for epochs, batch_size in TABLE:
+        loss, made = learner.train(case.seed, epochs, batch_size)
+        expected = epochs * -(-learner.examples // batch_size)
+        losses.append(loss)
+        words = f"{epochs} epochs at batch {batch_size} made {made} updates"
+        readings.append(Reading(0.0 if made == expected else math.inf, "updates", words, f"{expected}"))
+    at_equal_epochs, at_equal_updates = (math.log(loss / losses[0]) for loss in losses[1:])
+    held = at_equal_epochs > 0 and abs(at_equal_updates) < at_equal_epochs
+    text = ", ".join(f"{e} epochs at batch {b}: {loss:.3g}" for (e, b), loss in zip(TABLE, losses, strict=True))
+    share = abs(at_equal_updates) / at_equal_epochs if held else math.inf
+    readings.append(Reading(share, "the final losses", text, "the second highest, the third near the first"))
+    found = worst(readings)
+    figures = {f"loss_{e}_{b}": loss for (e, b), loss in zip(TABLE, losses, strict=True)}
+    return Reading(found.share, found.where, found.seen, found.allowed, found.cause, figures)
+
+
+# The asker's question -----------------------------------------------------------------------------------
+
+#: Batch sizes of the asker's case.
+SIZES = (1, 2, 3, 16, 17, 32)
+
+
+@cached_in_process
+def _sequences() -> SequenceLearner:
+    return SequenceLearner()
+
+
+def sequence_corners(context: Context) -> Sequence[Case]:
+    """Return two seeds: their difference is the spread that is reported beside the effect."""
+    return tuple(LearningCase(seed=seed) for seed in range(2))
+
+
+@check(
+    family="tiny batches",
+    claims=("C3", "C4", "C10", "C11"),
+    case=LearningCase,
+    cases=learning_cases,
+    corners=sequence_corners,
+    params=lambda: [Param.of(subject="lstm")],
+    examples=(0, 0, 5),
+    per_subject=False,
+    catches="an LSTM that learns otherwise from 32 examples than from two accumulated batches of 16, or ends at a loss "
+    "that is not a number at a tiny batch",
+    formula="|w(2 x 16) - w(32)| <= 1e-6 |w(32) - w(0)| after 24 updates in float64; losses finite; the rest reported",
+    source="claims C4, C10 and C11; rounding of 24 updates is 1e-13 of them, and grows along the path",
+    example="accumulated from 16s the weights end 0.13 of their way from where batches of 32 lead",
+)
+def predictions_by_batch_size_are_reported(context: Context, case: LearningCase) -> Reading:
+    """Held-out loss by batch size is reported; batches accumulated from 16s end where batches of 32 do."""
+    learner = _sequences()
+    figures: dict[str, float] = {}
+    for size in SIZES:
+        for name, updates in (("updates", learner.updates), ("epochs", -(-learner.examples // size))):
+            loss, accuracy = learner.train(case.seed, size, updates)
+            figures |= {f"loss_equal_{name}_{size}": loss, f"accuracy_equal_{name}_{size}": accuracy}
+    start, direct, accumulated = learner.paths(case.seed)
+    apart = rms(accumulated - direct) / rms(direct - start)
+    share = apart / 1e-6 if all(map(math.isfinite, figures.values())) else math.inf
+    return Reading(
+        share,
+        where="2 x 16 against 32",
+        seen=f"accumulated from 16s the weights end {apart:.2g} of their way from where batches of 32 lead"
+        if share > 1
+        else _in_words(figures),
+        allowed="1e-06 of the way",
+        figures={**figures, "apart": apart, "reported": 1.0},
+    )
+
+
+def _in_words(figures: Mapping[str, float]) -> str:
+    losses = ", ".join(f"{figures[f'loss_equal_updates_{b}']:.2f} ({b})" for b in SIZES)
+    epochs = ", ".join(f"{figures[f'loss_equal_epochs_{b}']:.2f} ({b})" for b in SIZES)
+    return f"held-out loss by batch size, equal updates: {losses}; one epoch: {epochs}"
+
+
+# Leaving a shallow well ---------------------------------------------------------------------------------
+
+#: Rate, and how often each batch size may leave: updates of every run.
+RATE, UPDATES = 0.05, 120
+WELL_SIZES = (1, 2, 4, 16)
+
+
+@cached_in_process
+def _wells() -> Wells:
+    return Wells(RATE)
+
+
+@check(
+    family="tiny batches",
+    claims=("C11",),
+    case=LearningCase,
+    cases=learning_cases,
+    corners=lambda context: (LearningCase(),),
+    params=lambda: [Param.of(subject="double_well")],
+    examples=(0, 0, 5),
+    per_subject=False,
+    catches="a step that moves otherwise than by its own gradient: damped where the loss is steep, or noisier than its "
+    "batch",
+    formula="loss (w^2 - 1)^2 + 0.3 w + x w, x the batch's noise; every update of every run within 64 u of "
+    "w - rate (4 w (w^2 - 1) + 0.3 + mean x); the share of runs that leave the shallow well is reported",
+    source="Kleinberg, Li & Yuan, An Alternative View: When Does SGD Escape Local Minima? (2018); claim C11",
+    example="after update 3 a run at batch 2 is off its update by 0.021",
+)
+def escape_from_a_shallow_well_is_reported(context: Context, case: LearningCase) -> Reading:
+    """How often each batch size leaves a shallow well is reported; every update on the way is its gradient's."""
+    learner = _wells()
+    readings, left = [], {}
+    for size in WELL_SIZES:
+        noise = learner.noise(case.seed, size, UPDATES)
+        path = learner.follow(noise)
+        readings.append(_updates_reading(path, noise, size))
+        left[f"left_{size}"] = float(np.mean(path[-1] < 0))
+    found = worst(readings)
+    shares = ", ".join(f"{share:.0%} (batch {name[5:]})" for name, share in left.items())
+    seen = found.seen if not found.holds else f"after {UPDATES} updates the shallow well was left by {shares}"
+    return Reading(found.share, found.where, seen, found.allowed, found.cause, {**left, "reported": 1.0})
+
+
+def _updates_reading(path: Array, noise: Array, size: int) -> Reading:
+    """Hold every update (T, R) against the gradient at Keras's own weights before it."""
+    w, x = path[:-1], noise.mean(axis=1)
+    expected = w - RATE * (4 * w * (w**2 - 1) + Wells.TILT + x)
+    magnitude = np.abs(w) + RATE * (4 * np.abs(w) * (w**2 + 1) + Wells.TILT + np.abs(noise).mean(axis=1) * 4)
+    share = np.abs(path[1:] - expected) / (64 * UNIT_ROUNDOFF["float64"] * magnitude)
+    share = np.where(np.isfinite(share), share, np.inf)
+    t, run = (int(i) for i in np.unravel_index(int(np.argmax(share)), share.shape))
+    off = abs(float(path[t + 1, run] - expected[t, run]))
+    return Reading(
+        float(share[t, run]),
+        where=f"run {run}, batch {size}, after update {t + 1}",
+        seen=f"after update {t + 1} a run at batch {size} is off its update by {off:.2g}",
+        allowed=f"{off / float(share[t, run]) if share[t, run] else 0:.1g}",
+    )
