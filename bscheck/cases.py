@@ -385,6 +385,39 @@ class TimingCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES, "dtype": DTYPES}
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerValueCase(Case):
+    """One call of a layer beside its definition.
+
+    Attributes
+    ----------
+    construction : int
+        Number of the construction in the layer's own table (see `bscheck.surface.constructions`).
+    examples : int
+        Examples in the batch.
+    mask : str
+        Which time steps are masked, where the layer takes a mask: ``none``, ``trailing``, ``leading``, ``between``,
+        or ``all`` (every step of the first example).
+    training : bool
+        Whether the layer is called with ``training=True``, where that differs.
+    gradient : bool
+        Whether the derivative along a random direction is compared too; no input is exactly 0 then.
+    """
+
+    construction: int = 0
+    examples: int = 1
+    dtype: str = "float64"
+    mask: str = "none"
+    scale: str = "usual"
+    training: bool = False
+    gradient: bool = False
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "dtype": ("float32", "float64"), "scale": ("small", "usual", "large"),
+        "mask": ("none", "trailing", "leading", "between", "all"),
+    }  # fmt: skip
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st

@@ -9,3 +9,4 @@ evaluation_does_not_depend_on_batch_size = promise("evaluation_does_not_depend_o
 evaluation_does_not_depend_on_steps_per_execution = promise("evaluation_does_not_depend_on_steps_per_execution")
 output_losses_do_not_depend_on_batch_size = promise("output_losses_do_not_depend_on_batch_size")
 history_of_fit_and_train_on_batch_report_the_batch = promise("history_of_fit_and_train_on_batch_report_the_batch")
+layer_computes_its_definition = promise("layer_computes_its_definition")

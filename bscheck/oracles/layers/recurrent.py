@@ -1,0 +1,224 @@
+"""Recurrent layers, their cells and the wrappers over time.
+
+Sources: Elman (1990); Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000); Cho et al. (2014),
+``reset_after`` as in version 3 of that paper's preprint has it and cuDNN computes it; Schuster and Paliwal (1997) for
+bidirectional ones; Shi et al. (2015) for convolutional ones, without peepholes. The order of the gates within a kernel
+is the layout that the layers' weights have: input, forget, cell, output; update, reset, candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bscheck.oracles.layers import Call, Outcome, Spec, Weights, defines
+from bscheck.oracles.layers.activations import activate
+from bscheck.oracles.layers.convolution import convolve
+from bscheck.oracles.layers.tracked import Tracked, concatenate, constant, matmul, select, stack
+
+#: ``step(x, states) -> (output, new states)``.
+Step = Callable[[Tracked, list[Tracked]], tuple[Tracked, list[Tracked]]]
+
+
+def simple_step(cell: Spec, weights: Weights) -> Step:
+    """Return ``h' = tanh(x W + h U + b)``."""
+
+    def step(x: Tracked, states: list[Tracked]) -> tuple[Tracked, list[Tracked]]:
+        y = matmul(x, weights["kernel"]) + matmul(states[0], weights["recurrent_kernel"])
+        if cell.options.get("use_bias", True):
+            y = y + weights["bias"]
+        h = activate(cell.options.get("activation", "tanh"), y)
+        return h, [h]
+
+    return step
+
+
+def _parts(x: Tracked, count: int) -> list[Tracked]:
+    """Return equal parts of the last axis."""
+    size = x.shape[-1] // count
+    return [x[..., i * size : (i + 1) * size] for i in range(count)]
+
+
+def _lstm(cell: Spec, gates: Tracked, c: Tracked) -> tuple[Tracked, list[Tracked]]:
+    """Return ``c' = f c + i g`` and ``h' = o tanh(c')`` from the gates before their activations."""
+    inner = cell.options.get("activation", "tanh")
+    gate = cell.options.get("recurrent_activation", "sigmoid")
+    i, f, g, o = _parts(gates, 4)
+    new = activate(gate, f) * c + activate(gate, i) * activate(inner, g)
+    h = activate(gate, o) * activate(inner, new)
+    return h, [h, new]
+
+
+def lstm_step(cell: Spec, weights: Weights) -> Step:
+    """Return the LSTM's step."""
+
+    def step(x: Tracked, states: list[Tracked]) -> tuple[Tracked, list[Tracked]]:
+        gates = matmul(x, weights["kernel"]) + matmul(states[0], weights["recurrent_kernel"])
+        if cell.options.get("use_bias", True):
+            gates = gates + weights["bias"]
+        return _lstm(cell, gates, states[1])
+
+    return step
+
+
+def gru_step(cell: Spec, weights: Weights) -> Step:
+    """Return the GRU's step: ``h' = z h + (1 - z) g``.
+
+    The candidate is ``g = tanh(x W + b + r (h U + b'))`` where the reset gate acts after the product, and
+    ``g = tanh(x W + b + (r h) U)`` where it acts before; in the first form there are two biases.
+    """
+    after = cell.options.get("reset_after", True)
+    inner = cell.options.get("activation", "tanh")
+    gate = cell.options.get("recurrent_activation", "sigmoid")
+    recurrent = _parts(weights["recurrent_kernel"], 3)
+
+    def step(x: Tracked, states: list[Tracked]) -> tuple[Tracked, list[Tracked]]:
+        h = states[0]
+        given = matmul(x, weights["kernel"])
+        kept = [matmul(h, u) for u in recurrent]
+        if cell.options.get("use_bias", True):
+            bias = weights["bias"]
+            given = given + (bias[0] if after else bias)
+            if after:
+                kept = [k + b for k, b in zip(kept, _parts(bias[1], 3), strict=True)]
+        xz, xr, xg = _parts(given, 3)
+        z, r = activate(gate, xz + kept[0]), activate(gate, xr + kept[1])
+        g = activate(inner, xg + (r * kept[2] if after else matmul(r * h, recurrent[2])))
+        new = z * h + (1.0 - z) * g
+        return new, [new]
+
+    return step
+
+
+def stacked_step(steps: Sequence[Step], counts: Sequence[int]) -> Step:
+    """Return cells one upon the other, each with its own states."""
+
+    def step(x: Tracked, states: list[Tracked]) -> tuple[Tracked, list[Tracked]]:
+        found, start = [], 0
+        for one, count in zip(steps, counts, strict=True):
+            x, new = one(x, states[start : start + count])
+            found += new
+            start += count
+        return x, found
+
+    return step
+
+
+CELLS: dict[str, tuple[Callable[[Spec, Weights], Step], int]] = {
+    "SimpleRNN": (simple_step, 1),
+    "LSTM": (lstm_step, 2),
+    "GRU": (gru_step, 1),
+}
+
+
+def _cells(cell: Any, weights: Weights) -> tuple[Step, list[int]]:
+    """Return the step and the width of each state of a cell, of stacked cells, or of a list of them."""
+    if isinstance(cell, Spec) and cell.name == "StackedRNNCells":
+        cell = cell.options["cells"]
+    if isinstance(cell, Spec):
+        make, count = CELLS[cell.name.removesuffix("Cell")]
+        return make(cell, weights), [cell.options["units"]] * count
+    made = [_cells(c, weights.under(c.options["name"])) for c in cell]
+    step = stacked_step([s for s, _ in made], [len(w) for _, w in made])
+    return step, [width for _, widths in made for width in widths]
+
+
+@defines("SimpleRNNCell", "LSTMCell", "GRUCell", "StackedRNNCells")
+def cell(call: Call) -> Outcome:
+    """Cells: one step; the output, then the new states."""
+    step, _ = _cells(call.spec, call.weights)
+    y, states = step(call.x, list(call.inputs[1:]))
+    return Outcome([y, *states])
+
+
+def run(call: Call, step: Step, states: list[Tracked]) -> Outcome:
+    """Return what the step makes of a sequence.
+
+    At a masked time step the states stay as they were and the output is the one before (at first zeros), or zeros
+    under ``zero_output_for_mask``. ``go_backwards`` takes the steps in reverse, and so come its outputs.
+    """
+    times = list(range(call.x.shape[1]))
+    if call.get("go_backwards", False):
+        times.reverse()
+    # The option is documented for sequences only.
+    zero = call.get("zero_output_for_mask", False) and call.get("return_sequences", False)
+    outputs: list[Tracked] = []
+    for t in times:
+        y, new = step(call.x[:, t], states)
+        if call.mask is not None:
+            on = np.asarray(call.mask, bool)[:, t].reshape(-1, *(1,) * (y.ndim - 1))
+            hold = outputs[-1] if outputs and not zero else constant(0.0, call.u)
+            y = select(on, y, hold, call.u)
+            new = [select(on, a, b, call.u) for a, b in zip(new, states, strict=True)]
+        outputs.append(y)
+        states = new
+    y = stack(outputs, 1) if call.get("return_sequences", False) else outputs[-1]
+    return Outcome([y, *(states if call.get("return_state", False) else [])])
+
+
+def _zeros(call: Call, widths: Sequence[int]) -> list[Tracked]:
+    return [constant(np.zeros((call.x.shape[0], width)), call.u) for width in widths]
+
+
+@defines("SimpleRNN", "LSTM", "GRU", "RNN")
+def recurrent(call: Call) -> Outcome:
+    """Recurrent layers: the cell, over time, from the initial states given after the input, or from zeros."""
+    step, widths = _cells(call.get("cell", call.spec), call.weights)
+    return run(call, step, list(call.inputs[1:]) or _zeros(call, widths))
+
+
+@defines("Bidirectional")
+def bidirectional(call: Call) -> Outcome:
+    """Bidirectional: one layer forwards and one backwards, whose outputs are put in the order of time and merged."""
+    inner: Spec = call.get("layer")
+    # At masked steps of sequences both directions give zeros: what came before is not the same for the two.
+    options = {**inner.options, "zero_output_for_mask": inner.options.get("return_sequences", False)}
+    inner = Spec(inner.name, options)
+    other: Spec = call.get("backward_layer") or inner
+    back = Spec(other.name, {**options, **other.options, "go_backwards": True})
+    states = list(call.inputs[1:])
+    half = len(states) // 2
+    one = call.of(inner, call.x, *states[:half], weights=call.weights.under(f"forward_{options['name']}"))
+    name = other.options["name"] if call.get("backward_layer") else f"backward_{options['name']}"
+    two = call.of(back, call.x, *states[half:], weights=call.weights.under(name))
+    y, z = one.outputs[0], two.outputs[0]
+    if options.get("return_sequences", False):
+        z = z[:, ::-1]
+    return Outcome([*_merged(call.get("merge_mode", "concat"), y, z), *one.outputs[1:], *two.outputs[1:]])
+
+
+def _merged(mode: str | None, y: Tracked, z: Tracked) -> list[Tracked]:
+    if mode is None:
+        return [y, z]
+    if mode == "concat":
+        return [concatenate([y, z], -1)]
+    return [{"sum": lambda: y + z, "ave": lambda: (y + z) / 2.0, "mul": lambda: y * z}[mode]()]
+
+
+@defines("TimeDistributed")
+def time_distributed(call: Call) -> Tracked:
+    """TimeDistributed: the layer on every time step."""
+    return stack([call.of(call.get("layer"), call.x[:, t]).outputs[0] for t in range(call.x.shape[1])], 1)
+
+
+@defines("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+def conv_lstm(call: Call) -> Outcome:
+    """ConvLSTM: the LSTM's step with convolutions for products; the one over the state keeps its size."""
+    weights = call.weights
+
+    def of_input(x: Tracked) -> Tracked:
+        y = convolve(
+            x, weights["kernel"], strides=call.get("strides", 1), padding=call.get("padding", "valid"),
+            dilation=call.get("dilation_rate", 1),
+        )  # fmt: skip
+        return y + weights["bias"] if call.get("use_bias", True) else y
+
+    def step(x: Tracked, states: list[Tracked]) -> tuple[Tracked, list[Tracked]]:
+        gates = of_input(x) + convolve(states[0], weights["recurrent_kernel"], padding="same")
+        return _lstm(call.spec, gates, states[1])
+
+    shape = of_input(call.x[:, 0]).shape
+    zeros = constant(np.zeros((*shape[:-1], shape[-1] // 4)), call.u)
+    return run(call, step, [zeros, zeros])
