@@ -375,7 +375,8 @@ class MetricCase(Case):
     targets : str
         ``same`` as documented first, or the ``other`` form: (N,) for (N,1), labels (N,1) for (N,).
     inputs : str
-        Dtype of the targets and predictions; ``integer`` and ``boolean`` where the values allow it.
+        Dtype of the targets and predictions: ``float`` is that of `dtype`; ``integer`` and ``boolean`` where the
+        values allow it.
     dtype : str
         Keras's float type, or ``argument``: float32, with ``dtype="float64"`` given to the metric.
     """
@@ -394,7 +395,7 @@ class MetricCase(Case):
         "weights": (*WEIGHTINGS, "all_zeros", "integers"),
         "weight_shape": ("flat", "column", "element"),
         "targets": ("same", "other"),
-        "inputs": ("float", "float16", "bfloat16", "integer", "boolean"),
+        "inputs": ("float", "float16", "bfloat16", "float64", "integer", "boolean"),
         "dtype": ("float32", "float64", "argument"),
     }
 
@@ -414,19 +415,14 @@ class CompiledMetricCase(Case):
         N and B.
     weights : str
         As in `MetricCase`.
-    targets : str
-        As in `MetricCase`.
     """
 
     examples: int = 3
     batch_size: int = 2
     weights: str = "none"
-    targets: str = "same"
     mode: str = "graph"
 
-    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
-        "weights": (*WEIGHTINGS, "all_zeros"), "targets": ("same", "other"), "mode": MODES,
-    }  # fmt: skip
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"weights": (*WEIGHTINGS, "all_zeros"), "mode": MODES}
 
 
 def seeds() -> SearchStrategy[int]:

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 #: Families in the order of the summary, with the module that holds their checks.
 FAMILIES = {
     "accumulation": ("bscheck.checks.gradients", "bscheck.checks.updates", "bscheck.checks.training_updates"),
-    "independence": ("bscheck.checks.independence", "bscheck.checks.evaluation", "bscheck.checks.history", "bscheck.checks.metrics"),
+    "independence": (
+        "bscheck.checks.independence", "bscheck.checks.evaluation", "bscheck.checks.history", "bscheck.checks.metrics",
+        "bscheck.checks.compiled_metrics",
+    ),
     "tiny batches": ("bscheck.checks.variance", "bscheck.checks.trajectory"),
     "timing": ("bscheck.checks.timing",),
-}
+}  # fmt: skip
 CLAIMS = tuple(f"C{n}" for n in range(1, 15))
 PROFILES = ("quick", "default", "thorough")
 

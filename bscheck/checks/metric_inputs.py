@@ -164,6 +164,11 @@ def _multilabel(rng: np.random.Generator, shape: Shape, options: Mapping[str, An
     return rng.integers(0, 2, size).astype(np.float64), p
 
 
+def _pixels(rng: np.random.Generator, shape: Shape, options: Mapping[str, Any]) -> Drawn:
+    """One label and one score in eighths for each example or step."""
+    return rng.integers(0, 2, shape.outer).astype(np.float64), rng.integers(0, 9, shape.outer) / 8.0
+
+
 def _equal(rng: np.random.Generator, shape: Shape, options: Mapping[str, Any]) -> Drawn:
     y, p = (rng.integers(0, 3, (*shape.outer, _width(shape))) for _ in range(2))
     return _in_other_form(y, shape), p
@@ -191,6 +196,7 @@ KINDS: Mapping[str, Callable[[np.random.Generator, Shape, Mapping[str, Any]], Dr
     "multilabel": _multilabel,
     "onehot": _onehot,
     "onehot_classes": _onehot_classes,
+    "pixels": _pixels,
     "positive": _positive,
     "probability": _probability,
     "regression": _regression,

@@ -16,9 +16,19 @@ from bscheck.checks.context import Context, random
 from bscheck.checks.metric_inputs import COARSE, Shape, draw_inputs, draw_metric_weights
 from bscheck.oracles.metrics import MEANS, ROWS, Value, definition, rows
 from bscheck.results.verdict import NotApplicable, Reading, worst
-from bscheck.runtime import keras_module
 from bscheck.runtime.bench import precision
-from bscheck.surface.metrics import CONSTRUCTIONS, Construction, exported, is_class, make, takes_masks, variants
+from bscheck.surface.metrics import (
+    CONSTRUCTIONS,
+    Construction,
+    exported,
+    given,
+    is_class,
+    make,
+    numbers,
+    takes_masks,
+    value_of,
+    variants,
+)
 from bscheck.tolerance import TINY
 
 Array = np.ndarray[Any, Any]
@@ -36,9 +46,13 @@ BOOLEAN = ("binary", "multilabel", "onehot", "probability")
 WHOLE = ("binary",)
 
 
+#: Metrics that may refuse an empty batch with an error: where TensorFlow takes no maximum over no rows.
+REFUSE_EMPTY = ("CategoricalHinge", "F1Score", "FBetaScore")
+
+
 def metric_params() -> list[Param]:
-    """Return a parameter for each metric that Keras exports."""
-    return [Param.of(metric=name) for name in exported()]
+    """Return a parameter for each metric class that Keras exports."""
+    return [Param.of(metric=name) for name, member in exported().items() if is_class(member)]
 
 
 def constructible(context: Context) -> str | None:
@@ -64,6 +78,8 @@ class Situation:
         Targets, predictions, weights and the predictions' mask.
     inputs : str
         Dtype that predictions are cast to, "" for their own.
+    u : float
+        Unit roundoff of the coarsest dtype on the way.
     """
 
     name: str
@@ -82,8 +98,8 @@ class Situation:
 
     def rows(self, pick: Any) -> Situation:
         """Return the situation of some of the examples: a slice, or indices."""
-        parts = {key: None if a is None else a[pick] for key, a in vars(self).items() if key in ("y", "p", "w", "mask")}
-        return replace(self, **parts)
+        y, w, mask = (None if a is None else a[pick] for a in (self.y, self.w, self.mask))
+        return replace(self, p=self.p[pick], y=y, w=w, mask=mask)
 
     def cut(self, sizes: Iterable[int]) -> list[Situation]:
         """Return the situations of consecutive chunks."""
@@ -97,26 +113,23 @@ class Situation:
             w = self.mask.astype(np.float64) if w is None else _times(w, self.mask)
         return definition(self.name, self.y, self.p, w, self.options)
 
-    def update(self, metric: Any) -> None:
-        """Give all examples to a metric in one update."""
+    def update(self, metric: Any) -> bool:
+        """Give all examples to a metric in one update; return whether it took them: it must unless there are none."""
         p = self.predictions()
         arguments = (p,) if self.y is None else (self.y, p)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            metric.update_state(*arguments, **({} if self.w is None else {"sample_weight": self.w}))
+            try:
+                metric.update_state(*arguments, **({} if self.w is None else {"sample_weight": self.w}))
+            except Exception:
+                if len(self.p) or self.name not in REFUSE_EMPTY:
+                    raise
+                return False
+        return True
 
     def predictions(self) -> Any:
         """Return the predictions as Keras gets them."""
-        ops = keras_module().ops
-        p: Any = self.p
-        if self.inputs or self.mask is not None:
-            p = ops.convert_to_tensor(p, dtype=self.inputs or None)
-        if self.mask is not None:
-            try:
-                p._keras_mask = ops.convert_to_tensor(self.mask)
-            except AttributeError:
-                raise NotApplicable("this backend's tensors carry no mask outside a model") from None
-        return p
+        return given(self.p, self.inputs, self.mask)
 
 
 def _times(w: Array, mask: Array) -> Array:
@@ -124,13 +137,6 @@ def _times(w: Array, mask: Array) -> Array:
     rank = max(w.ndim, mask.ndim)
     w, mask = (a.reshape(a.shape + (1,) * (rank - a.ndim)) for a in (w, mask))
     return np.asarray(w * mask)
-
-
-def value_of(metric: Any) -> Array:
-    """Return a metric's result as a float64 array."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return np.asarray(keras_module().ops.convert_to_numpy(metric.result())).astype(np.float64)
 
 
 def situation(context: Context, case: MetricCase, *salt: int) -> Situation:
@@ -149,7 +155,7 @@ def situation(context: Context, case: MetricCase, *salt: int) -> Situation:
     y, p = draw_inputs(construction.inputs, rng, shape, options)
     y, p = _as_dtype(y, p, case, construction)
     sized = label_shape(name, y, p, options)
-    whole = construction.whole_weights and options_dtype(name, dtype) is None
+    whole = construction.whole_weights and dtype is None
     w = draw_metric_weights(rng, case.weights, _weight_shape(case, construction, sized), whole)
     mask = rng.random(sized[: 2 if steps else 1]) < 0.6 if case.mask and takes_masks(name) else None
     u = ROUNDOFF["float64" if case.dtype == "float64" and name not in SINGLE else "float32"]
@@ -159,11 +165,6 @@ def situation(context: Context, case: MetricCase, *salt: int) -> Situation:
     )  # fmt: skip
 
 
-def options_dtype(name: str, dtype: str | None) -> str | None:
-    """Return the dtype that a metric was given."""
-    return dtype
-
-
 def _plain_only(options: Mapping[str, Any]) -> bool:
     """Whether the options take examples of one row of scores only."""
     return bool({"top_k", "class_id", "multi_label", "label_weights"} & set(options))
@@ -171,24 +172,24 @@ def _plain_only(options: Mapping[str, Any]) -> bool:
 
 def label_shape(name: str, y: Array | None, p: Array, options: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the shape of what is weighed: one value for each label."""
-    if y is None:
-        return p.shape
-    if name in MEANS or name in ROWS:
-        return rows(MEANS.get(name, name), y, p, options).values.shape
     kind = CONSTRUCTIONS[name].inputs
-    if kind == "multilabel":
-        return p.shape[:1]
-    if kind in ("classes", "onehot_classes"):
-        return y.shape if kind == "classes" else y.shape[:-1]
-    return p.shape
+    sized: Array = p
+    if y is not None and (name in MEANS or name in ROWS):
+        sized = rows(MEANS.get(name, name), y, p, options).values
+    elif kind == "multilabel":
+        sized = p[:, 0]
+    elif y is not None and kind in ("classes", "onehot_classes"):
+        sized = y if kind == "classes" else y[..., 0]
+    return tuple(sized.shape)
 
 
 def _weight_shape(case: MetricCase, construction: Construction, sized: tuple[int, ...]) -> tuple[int, ...]:
     column = (sized[0],) + (1,) * max(1, len(sized) - 1)
-    flat_fits = construction.flat_weights_of_steps or not case.steps
-    if case.weight_shape == "column" or (case.weight_shape == "flat" and not flat_fits):
+    if case.weight_shape == "column":
         return column
-    if case.weight_shape == "element":
+    flat_fits = construction.flat_weights_of_steps or not case.steps
+    if case.weight_shape == "element" or not flat_fits:
+        # Of the scores of one class only a column can be weighed.
         return column if len(sized) > 1 and "class_id" in _options_of(case, construction) else sized
     return sized[:1]
 
@@ -199,7 +200,10 @@ def _options_of(case: MetricCase, construction: Construction) -> Mapping[str, An
 
 def _as_dtype(y: Array | None, p: Array, case: MetricCase, construction: Construction) -> tuple[Array | None, Array]:
     """Return targets and predictions in the dtypes of the case."""
-    real = "float64" if case.dtype == "float64" else "float32"
+    real = "float64" if "float64" in (case.dtype, case.inputs) else "float32"
+    if case.inputs in ("float", *COARSE) and construction.single:
+        p = p.astype("float32")
+        return (y.astype("int32") if y is not None and y.dtype.kind in "iu" else y), p
     whole = construction.inputs in WHOLE and case.inputs in ("integer", "boolean") and bool(np.all((p >= 0) & (p <= 1)))
     p = (p > 0.5).astype("int32") if whole else p.astype("int32" if p.dtype.kind in "iu" else real)
     if y is None:
@@ -240,7 +244,7 @@ def identical(seen: Array, other: Array, told: str) -> Reading:
     return Reading(float("inf"), seen=text, allowed="the same number twice")
 
 
-def told(case: MetricCase, of: Situation, how: str) -> str:
+def told(of: Situation, how: str) -> str:
     """Return the words for a result: the metric, its options and what was done."""
     options = ", ".join(f"{key}={value!r}" for key, value in of.options.items())
     return f"{of.name}({options}) {how}"
@@ -269,13 +273,12 @@ def metric_cases(context: Context, **fields: Any) -> Any:
 
     name = context.param.get("metric")
     construction = CONSTRUCTIONS[name]
-    sizes = st.sampled_from([(2, 1), (1, 2, 1)] if _few_shapes(context) else [(2, 1), (1, 2, 1), (3, 1), (5,), (0, 4, 3)])
+    more = [] if _few_shapes(context) else [(3, 1), (5,), (0, 4, 3)]
     drawn = {
         "seed": seeds(),
         "variant": st.integers(0, len(variants(name)) - 1),
-        "chunks": sizes,
+        "chunks": st.sampled_from([(2, 1), (1, 2, 1), *more]),
         "steps": st.sampled_from([0, 2] if construction.steps and not _few_shapes(context) else [0]),
-        "targets": st.sampled_from(["same", "other"] if construction.one else ["same"]),
         "dtype": st.sampled_from(["float64", "float32", "argument"]),
     }
     return st.builds(MetricCase, **{**drawn, **fields})
@@ -284,10 +287,11 @@ def metric_cases(context: Context, **fields: Any) -> Any:
 def each_variant(context: Context, **fields: Any) -> list[MetricCase]:
     """Return a case of each variant, precision and chunks changing from one to the next."""
     chunks = [(2, 1), (1, 3, 1), (3, 2)] if not _few_shapes(context) else [(2, 1)]
-    return [
-        MetricCase(seed=i, variant=i, **{"chunks": chunks[i % len(chunks)], "dtype": ("float64", "float32")[i % 2], **fields})
-        for i in range(len(variants(context.param.get("metric"))))
-    ]
+    corners = []
+    for i in range(len(variants(context.param.get("metric")))):
+        usual = {"chunks": chunks[i % len(chunks)], "dtype": ("float64", "float32")[i % 2]}
+        corners.append(MetricCase(seed=i, variant=i, **{**usual, **fields}))
+    return corners
 
 
 def definition_corners(context: Context) -> Sequence[MetricCase]:
@@ -300,8 +304,16 @@ def definition_corners(context: Context) -> Sequence[MetricCase]:
     more = [replace(plain, chunks=(2, 0, 1)), replace(plain, dtype="argument", seed=1)]
     more += [replace(plain, steps=2, dtype="float64")] if construction.steps else []
     more += [replace(plain, targets="other"), replace(plain, targets="other", steps=3)] if construction.one else []
-    more += [replace(plain, inputs=name, seed=2) for name in ("float16", "bfloat16", "integer", "boolean")]
+    more += [replace(plain, inputs=name, seed=2) for name in ("float16", "bfloat16", "integer", "boolean", "float64")]
     return (*first, *more)
+
+
+def definition_cases(context: Context) -> Any:
+    """Draw both forms of targets."""
+    from hypothesis import strategies as st
+
+    one = CONSTRUCTIONS[context.param.get("metric")].one
+    return metric_cases(context, targets=st.sampled_from(["same", "other"] if one else ["same"]))
 
 
 # Promises ------------------------------------------------------------------------------------------------
@@ -311,7 +323,7 @@ def definition_corners(context: Context) -> Sequence[MetricCase]:
     family="independence",
     claims=("C8", "C13"),
     case=MetricCase,
-    cases=metric_cases,
+    cases=definition_cases,
     params=metric_params,
     corners=definition_corners,
     applies=constructible,
@@ -335,14 +347,14 @@ def _definition(context: Context, case: MetricCase) -> Reading:
     metric = whole.new()
     for i, chunk in enumerate(whole.cut(case.chunks)):
         chunk.update(metric)
-        if i % 2 == 0:
+        if i == 0 and len(chunk.p):
             value_of(metric)
     first, second = value_of(metric), value_of(metric)
     how = f"after updates of {'+'.join(map(str, case.chunks))} examples"
     return worst(
         [
-            compare(first, whole.expected(), whole.u, told(case, whole, how)),
-            identical(first, second, told(case, whole, "read twice")),
+            compare(first, whole.expected(), whole.u, told(whole, how)),
+            identical(first, second, told(whole, "read twice")),
         ]
     )
 
@@ -378,7 +390,9 @@ def weight_corners(context: Context) -> Sequence[MetricCase]:
         return corners
     corners += [MetricCase(seed=1, chunks=(3, 2), weights="zeros", weight_shape=shape, steps=2) for shape in shapes]
     if takes_masks(name):
-        corners += [MetricCase(seed=3, chunks=(3, 2), mask=True), MetricCase(chunks=(2, 3), mask=True, weights="unequal")]
+        masked = MetricCase(seed=3, chunks=(3, 2), mask=True)
+        corners += [masked, replace(masked, weights="unequal")]
+        corners += [replace(masked, steps=2), replace(masked, steps=2, weights="unequal", weight_shape="element")]
     return corners
 
 
@@ -413,11 +427,11 @@ def _weights(context: Context, case: MetricCase) -> Reading:
     shape = "no weights" if whole.w is None else f"weights {whole.w.shape}"
     how = f"with {shape}{' and a mask' if whole.mask is not None else ''}"
     expected = whole.expected()
-    readings = [compare(value_of(metric), expected, whole.u, told(case, whole, how))]
+    readings = [compare(value_of(metric), expected, whole.u, told(whole, how))]
     if repeats := _repetition(whole):
         other = whole.new()
         repeats.update(other)
-        readings.append(compare(value_of(other), expected, whole.u, told(case, whole, "of repeated examples")))
+        readings.append(compare(value_of(other), expected, whole.u, told(whole, "of repeated examples")))
     return worst(readings)
 
 
@@ -440,9 +454,8 @@ def _repetition(whole: Situation) -> Situation | None:
 
 def reset_corners(context: Context) -> Sequence[MetricCase]:
     """Return every variant, weighted or not."""
-    return [
-        replace(c, weights=("none", "unequal")[i % 2], chunks=(2, 1)) for i, c in enumerate(each_variant(context, dtype="float32"))
-    ]
+    corners = each_variant(context, dtype="float32", chunks=(2, 1))
+    return [replace(c, weights=("none", "unequal")[i % 2]) for i, c in enumerate(corners)]
 
 
 @check(
@@ -471,14 +484,15 @@ def _reset(context: Context, case: MetricCase) -> Reading:
     used, new = whole.new(), whole.new()
     earlier.update(used)
     used.reset_state()
-    left = [np.asarray(keras_module().ops.convert_to_numpy(v)) for v in used.variables]
+    left = [numbers(v) for v in used.variables]
     if any(np.any(a != 0) for a in left):
-        text = f"{told(case, whole, 'after a reset')} keeps {max(float(np.abs(a).max(initial=0)) for a in left):.9g} in its state"
+        largest = max(float(np.abs(a).max(initial=0)) for a in left)
+        text = f"{told(whole, 'after a reset')} keeps {largest:.9g} in its state"
         return Reading(float("inf"), seen=text, allowed="zeros")
     for chunk in whole.cut(case.chunks):
         chunk.update(used)
         chunk.update(new)
-    return identical(value_of(used), value_of(new), told(case, whole, "after a reset, and new"))
+    return identical(value_of(used), value_of(new), told(whole, "after a reset, and new"))
 
 
 # Merge
@@ -488,7 +502,7 @@ def _reset(context: Context, case: MetricCase) -> Reading:
     family="independence",
     claims=("C8", "C13"),
     case=MetricCase,
-    cases=lambda context: metric_cases(context),
+    cases=metric_cases,
     params=metric_params,
     corners=reset_corners,
     applies=constructible,
@@ -496,7 +510,7 @@ def _reset(context: Context, case: MetricCase) -> Reading:
     per_subject=False,
     catches="state that does not add up over replicas: a mean kept as a mean, an assignment in place of a sum, a count "
     "that is not merged",
-    formula="|m - M| <= roundings u size + slack for a metric whose state is the aggregate of one metric's for each chunk",
+    formula="|m - M| <= roundings u size + slack, m from the aggregate of the states of one metric for each chunk",
     source="tf.distribute and keras.distribution aggregate a metric's variables as they say (sum by default)",
     example="Mean() merged from 2 replicas is 0.41; over the examples it is 0.73",
 )
@@ -512,13 +526,12 @@ def _merged(context: Context, case: MetricCase) -> Reading:
     for chunk in whole.cut(case.chunks):
         replicas.append(whole.new())
         chunk.update(replicas[-1])
-    expected, how = whole.expected(), told(case, whole, f"merged from {len(replicas)} replicas")
+    expected, how = whole.expected(), told(whole, f"merged from {len(replicas)} replicas")
     if hasattr(replicas[0], "merge_state"):
         replicas[0].merge_state(replicas[1:])
         return compare(value_of(replicas[0]), expected, whole.u, how)
-    convert = keras_module().ops.convert_to_numpy
     for variables in zip(*(r.variables for r in replicas), strict=True):
-        values = [np.asarray(convert(v)) for v in variables]
+        values = [numbers(v) for v in variables]
         variables[0].assign(_aggregated(variables[0], values))
     return compare(value_of(replicas[0]), expected, whole.u, how)
 
@@ -539,7 +552,11 @@ def tiny_corners(context: Context) -> Sequence[MetricCase]:
     count = len(variants(context.param.get("metric")))
     sizes = [(0,), (1,), (2,)]
     corners = [MetricCase(seed=i, variant=i % count, chunks=sizes[i % 3]) for i in range(max(3, min(count + 2, 9)))]
-    return [*corners, MetricCase(chunks=(0,), weights="unequal"), MetricCase(chunks=(1,), weights="all_zeros", dtype="float64")]
+    return [
+        *corners,
+        MetricCase(chunks=(0,), weights="unequal"),
+        MetricCase(chunks=(1,), weights="all_zeros", dtype="float64"),
+    ]
 
 
 def tiny_cases(context: Context) -> Any:
@@ -575,8 +592,9 @@ def metrics_of_tiny_batches_are_right_or_undefined(context: Context, case: Metri
 def _tiny(context: Context, case: MetricCase) -> Reading:
     whole = situation(context, case)
     metric = whole.new()
-    whole.update(metric)
-    return compare(value_of(metric), whole.expected(), whole.u, told(case, whole, f"of {case.examples} examples"))
+    if not whole.update(metric):
+        return Reading(0.0)
+    return compare(value_of(metric), whole.expected(), whole.u, told(whole, f"of {case.examples} examples"))
 
 
 # Functions
@@ -611,11 +629,60 @@ def metric_functions_give_each_example_its_own_value(context: Context, case: Met
 def _function(context: Context, case: MetricCase) -> Reading:
     whole = situation(context, case)
     assert whole.y is not None
-    convert = keras_module().ops.convert_to_numpy
     call = exported()[whole.name]
-    seen = [np.asarray(convert(call(c.y, c.predictions(), **whole.options))) for c in whole.cut(case.chunks)]
+    seen = [numbers(call(c.y, c.predictions(), **whole.options)) for c in whole.cut(case.chunks)]
     own = rows(whole.name, whole.y, whole.p, whole.options)
     counted = np.ones(own.values.shape) if own.counted is None else own.counted
     expected = Value(own.values * counted, own.sizes, own.slack, own.terms + 16)
     joined = np.concatenate([s.astype(np.float64) for s in seen])
-    return compare(joined, expected, whole.u, told(case, whole, "of one example"))
+    return compare(joined, expected, whole.u, told(whole, "of one example"))
+
+
+# Exception: predictions without a last axis ------------------------------------------------------------------
+
+#: Kinds whose functions reduce the last axis, and what they need of it is one number.
+REDUCED = ("regression", "positive")
+
+
+def flat_params() -> list[Param]:
+    """Return the metrics that are the mean of a function over the last axis."""
+    names = [p.get("metric") for p in metric_params()]
+    found = [n for n in names if n in MEANS and n in CONSTRUCTIONS and not CONSTRUCTIONS[n].elementwise]
+    return [Param.of(metric=name) for name in found if CONSTRUCTIONS[name].inputs in REDUCED]
+
+
+@check(
+    family="independence",
+    claims=("C8",),
+    case=MetricCase,
+    cases=metric_cases,
+    params=flat_params,
+    corners=lambda context: [MetricCase(chunks=(3, 1)), MetricCase(chunks=(2, 1), seed=1, dtype="float64")],
+    applies=constructible,
+    examples=(0, 1, 50),
+    per_subject=False,
+    catches="another treatment of predictions (N,): a function that takes one axis less, an update that counts by size",
+    formula="|m - mean_j F(chunk j)| <= roundings u size + slack, F(chunk) the mean over the chunk's examples",
+    source="keras.io/api/losses: of y_pred with shape [batch_size, d0, .. dN] functions return [batch_size, d0, .. dN-1]",
+    example="MeanSquaredError() of predictions (N,) is 0.73; as the mean of 2 updates it is 0.65",
+    exception="predictions (N,) have no axis beside the examples', so a function of the last axis gives one value for "
+    "each update, and the metric is the mean of the updates (keras.io/api/losses: shapes of y_true and y_pred)",
+    excepts="metrics_equal_their_definition",
+)
+def metrics_of_flat_predictions_average_the_updates(context: Context, case: MetricCase) -> Reading:
+    """Of predictions (N,) a metric over the last axis is the mean of the updates, whatever their sizes."""
+    return _flat(context, case)
+
+
+@in_precision
+def _flat(context: Context, case: MetricCase) -> Reading:
+    whole = situation(context, replace(case, targets="other", steps=0))
+    whole = replace(whole, p=whole.p[:, 0])
+    metric = whole.new()
+    parts = [chunk for chunk in whole.cut(case.chunks) if len(chunk.p)]
+    for chunk in parts:
+        chunk.update(metric)
+    values = [replace(chunk, p=chunk.p[:, None]).expected() for chunk in parts]
+    joined = [np.asarray(np.mean([getattr(v, key) for v in values])) for key in ("value", "size", "slack")]
+    expected = Value(joined[0], joined[1], joined[2], max(v.roundings for v in values) + len(values))
+    return compare(value_of(metric), expected, whole.u, told(whole, "of predictions (N,)"))

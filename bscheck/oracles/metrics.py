@@ -182,7 +182,9 @@ def _huber(y: Array, p: Array, delta: float = 1.0) -> Rows:
 def _log_cosh(y: Array, p: Array) -> Rows:
     y = _aligned(y, p)
     e = np.abs(p - y)
-    return _last(e + np.log1p(np.exp(-2 * e)) - np.log(2.0), 2 * np.abs(p) + 2 * np.abs(y) + 2 * np.log(2.0))
+    # Keras holds the constant log 2 in float32, in float64 too.
+    constant = 2.0**-25
+    return _last(e + np.log1p(np.exp(-2 * e)) - np.log(2.0), 2 * np.abs(p) + 2 * np.abs(y) + 2 * np.log(2.0), constant)
 
 
 def _poisson(y: Array, p: Array) -> Rows:
@@ -470,8 +472,9 @@ def _r2_score(
         raw = (weights * y**2).sum(0) + count * centre**2
         size = 1.0 + terms / total + np.abs(residual / total) * (1.0 + raw / total)
     if class_aggregation == "variance_weighted_average":
-        size = np.asarray((total * size + raw * (1.0 + np.abs(score))).sum() / total.sum() * 2)
-        score = np.asarray((total * score).sum() / total.sum())
+        with np.errstate(invalid="ignore"):
+            size = np.asarray((total * size + raw * (1.0 + np.abs(score))).sum() / total.sum() * 2)
+            score = np.asarray((total * score).sum() / total.sum())
     elif class_aggregation == "uniform_average":
         score, size = np.asarray(score.mean()), np.asarray(size.mean())
     n = len(p)
@@ -582,7 +585,7 @@ def _best(constrained: str, wanted: str, option: str) -> Callable[..., Value]:
     def value(
         y: Array, p: Array, w: Array | None, num_thresholds: int = 200, class_id: int | None = None, **options: float
     ) -> Value:
-        c = counts(y, p, w, _even_thresholds(num_thresholds), class_id=class_id)
+        c = counts(y, p, w, list(_even_thresholds(num_thresholds)), class_id=class_id)
         held, best, least = rates[constrained](c), rates[wanted](c), options[option]
         # Where the rate is within rounding of what is asked for, either answer is right.
         near = 0.0 if c.exact else 64 * 2.0**-24

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bscheck.runtime import keras_module
+
+Array = np.ndarray[Any, Any]
 
 #: Exported names that are no metric: the abstract base, and the module's own helpers.
 NOT_METRICS = ("Metric", "deserialize", "get", "serialize")
@@ -37,6 +42,8 @@ class Construction:
         Whether weights ``(N,)`` may weigh sequences; else only weights of the targets' rank.
     whole_weights : bool
         Whether weights must be whole numbers unless the metric is made with a floating dtype.
+    single : bool
+        Whether predictions are float32 unless a case asks for another input dtype, whatever Keras's float type.
     """
 
     inputs: str
@@ -46,16 +53,29 @@ class Construction:
     one: bool = False
     flat_weights_of_steps: bool = True
     whole_weights: bool = False
+    single: bool = False
 
 
-_LOGITS = ({}, {"from_logits": True}, {"label_smoothing": 0.2}, {"from_logits": True, "label_smoothing": 0.3})
-_FOCAL = ({}, {"gamma": 1.0, "alpha": 0.6}, {"from_logits": True}, {"label_smoothing": 0.2})
-_THRESHOLDS = ({}, {"thresholds": 0.25}, {"thresholds": [0.25, 0.5, 0.75]}, {"thresholds": [0.0, 0.25, 0.5, 0.75, 1.0]})
+_Variants = tuple[Mapping[str, Any], ...]
+
+_LOGITS: _Variants = (
+    {},
+    {"from_logits": True},
+    {"label_smoothing": 0.2},
+    {"from_logits": True, "label_smoothing": 0.3},
+)
+_FOCAL: _Variants = ({}, {"gamma": 1.0, "alpha": 0.6}, {"from_logits": True}, {"label_smoothing": 0.2})
+_THRESHOLDS: _Variants = (
+    {},
+    {"thresholds": 0.25},
+    {"thresholds": [0.25, 0.5, 0.75]},
+    {"thresholds": [0.0, 0.25, 0.5, 0.75, 1.0]},
+)
 _CHOICES = (
     *_THRESHOLDS, {"class_id": 1}, {"top_k": 2}, {"top_k": 1, "class_id": 0}, {"top_k": 2, "thresholds": [0.25, 0.625]},
 )  # fmt: skip
 _FEW = {"num_thresholds": 5}
-_SPARSE = ({}, {"from_logits": True}, {"ignore_class": 0}, {"from_logits": True, "ignore_class": 1})
+_SPARSE: _Variants = ({}, {"from_logits": True}, {"ignore_class": 0}, {"from_logits": True, "ignore_class": 1})
 _MATRIX = {"num_classes": CLASSES}
 _FLOAT = {"dtype": "float32"}
 
@@ -67,8 +87,8 @@ _BINARY_ACCURACY = Construction("binary", ({}, {"threshold": 0.25}), elementwise
 _BINARY_CROSSENTROPY = Construction("probability", _LOGITS)
 _CATEGORICAL_CROSSENTROPY = Construction("onehot", (*_LOGITS, {"axis": 1}, {"axis": 1, "from_logits": True}))
 _SPARSE_CROSSENTROPY = Construction("sparse", _SPARSE, one=True)
-_SPARSE_TOP_K = Construction("sparse", ({"k": 1}, {"k": 2}, {"k": 2, "from_sorted_ids": True}), one=True)
-_TOP_K = Construction("onehot", ({"k": 1}, {"k": 2}))
+_SPARSE_TOP_K = Construction("sparse", ({"k": 1}, {"k": 2}, {"k": 2, "from_sorted_ids": True}), one=True, single=True)
+_TOP_K = Construction("onehot", ({"k": 1}, {"k": 2}), single=True)
 _SCORE_COUNTS = Construction("binary", _THRESHOLDS, elementwise=True, one=True, flat_weights_of_steps=False)
 
 
@@ -97,11 +117,13 @@ CONSTRUCTIONS: Mapping[str, Construction] = {
         "binary",
         (
             {}, {"num_thresholds": 3, "curve": "PR"}, {**_FEW, "curve": "PR"},
-            {**_FEW, "curve": "PR", "summation_method": "minoring"}, {**_FEW, "curve": "PR", "summation_method": "majoring"},
+            {**_FEW, "curve": "PR", "summation_method": "minoring"},
+            {**_FEW, "curve": "PR", "summation_method": "majoring"},
             {**_FEW, "summation_method": "minoring"}, {**_FEW, "summation_method": "majoring"},
             {"thresholds": [0.125, 0.25, 0.625]}, {"thresholds": [0.125, 0.25, 0.625], "curve": "PR"},
-            {**_FEW, "multi_label": True}, {**_FEW, "multi_label": True, "label_weights": [1.0, 0.5, 2.0], "curve": "PR"},
-            {"thresholds": [0.125, 0.5], "multi_label": True}, {**_FEW, "label_weights": [1.0, 0.5, 2.0]},
+            {**_FEW, "multi_label": True},
+            {"thresholds": [0.125, 0.5], "multi_label": True, "label_weights": [1.0, 0.5, 2.0]},
+            {**_FEW, "label_weights": [1.0, 0.5, 2.0]},
             {**_FEW, "from_logits": True}, {**_FEW, "curve": "PRGAIN"},
         ),
         elementwise=True, one=True, flat_weights_of_steps=False,
@@ -110,7 +132,7 @@ CONSTRUCTIONS: Mapping[str, Construction] = {
     "BinaryAccuracy": _BINARY_ACCURACY,
     "BinaryCrossentropy": _BINARY_CROSSENTROPY,
     "BinaryIoU": Construction(
-        "binary", ({}, _FLOAT, {**_FLOAT, "threshold": 0.25, "target_class_ids": [1]}), elementwise=True, one=True,
+        "pixels", ({}, _FLOAT, {**_FLOAT, "threshold": 0.25, "target_class_ids": [1]}),
         flat_weights_of_steps=False, whole_weights=True,
     ),
     "CategoricalAccuracy": Construction("onehot"),
@@ -238,7 +260,7 @@ def squared_difference() -> Callable[[Any, Any], Any]:
     return squared_difference
 
 
-def make(name: str, options: Mapping[str, Any], **more: Any) -> Any:
+def make(name: str, options: Mapping[str, Any], /, **more: Any) -> Any:
     """Return a new metric; a function is wrapped in ``MeanMetricWrapper``, as ``compile`` does."""
     member, wrapper = exported()[name], keras_module().metrics.MeanMetricWrapper
     if not is_class(member):
@@ -246,6 +268,57 @@ def make(name: str, options: Mapping[str, Any], **more: Any) -> Any:
     if member is wrapper:
         return wrapper(squared_difference(), **options, **more)
     return member(**options, **more)
+
+
+def given(array: Any, dtype: str, mask: Any) -> Any:
+    """Return predictions as Keras gets them: of another dtype (if any), with a mask (if any).
+
+    Raises
+    ------
+    AttributeError
+        When the backend's tensors carry no mask outside a model.
+    """
+    ops = keras_module().ops
+    if not dtype and mask is None:
+        return array
+    tensor = ops.convert_to_tensor(array, dtype=dtype or None)
+    if mask is not None:
+        tensor._keras_mask = ops.convert_to_tensor(mask)
+    return tensor
+
+
+def value_of(metric: Any) -> Array:
+    """Return a metric's result as a float64 array."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return numbers(metric.result()).astype(np.float64)
+
+
+def numbers(tensor: Any) -> Array:
+    """Return a tensor or variable as an array."""
+    return np.asarray(keras_module().ops.convert_to_numpy(tensor))
+
+
+def identity_model(shapes: Mapping[str, tuple[int, ...]], jit_and_eager: Mapping[str, bool], **compiled: Any) -> Any:
+    """Return a compiled model that gives each input back as the output of its name.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Shape of one example of each input.
+    jit_and_eager : mapping of str to bool
+        Options of ``compile`` that choose the execution mode.
+    **compiled
+        ``metrics`` and ``weighted_metrics``.
+    """
+    keras = keras_module()
+    inputs = {name: keras.Input(shape, name=f"in_{name}") for name, shape in shapes.items()}
+    outputs = {name: keras.layers.Activation("linear", name=name)(x) for name, x in inputs.items()}
+    one = len(shapes) == 1
+    first = next(iter(shapes))
+    model = keras.Model(*((inputs[first], outputs[first]) if one else (list(inputs.values()), list(outputs.values()))))
+    model.compile(loss=dict.fromkeys(shapes, None) | {first: "mse"}, **jit_and_eager, **compiled)
+    return model
 
 
 def takes_masks(name: str) -> bool:
