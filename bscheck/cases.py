@@ -418,6 +418,77 @@ class LayerValueCase(Case):
     }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class MetricCase(Case):
+    """Examples given to a metric chunk by chunk.
+
+    Attributes
+    ----------
+    variant : int
+        Which of the metric's constructor options, see `bscheck.surface.metrics.CONSTRUCTIONS`.
+    chunks : tuple of int
+        Examples in each update; 0 is an empty one.
+    weights : str
+        Sample weights: ``none``, ``unequal`` (0.25 ... 4), ``zeros`` (some of them 0), ``all_zeros``, ``integers``.
+    weight_shape : str
+        ``flat`` (N,), ``column`` (N,1), or ``element`` (one weight for each label).
+    mask : bool
+        Whether the predictions carry a mask.
+    steps : int
+        Time steps of an example; 0: examples are no sequences.
+    targets : str
+        ``same`` as documented first, or the ``other`` form: (N,) for (N,1), labels (N,1) for (N,).
+    inputs : str
+        Dtype of the targets and predictions: ``float`` is that of `dtype`; ``integer`` and ``boolean`` where the
+        values allow it.
+    dtype : str
+        Keras's float type, or ``argument``: float32, with ``dtype="float64"`` given to the metric.
+    """
+
+    variant: int = 0
+    chunks: tuple[int, ...] = (2, 1)
+    weights: str = "none"
+    weight_shape: str = "flat"
+    mask: bool = False
+    steps: int = 0
+    targets: str = "same"
+    inputs: str = "float"
+    dtype: str = "float32"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "weights": (*WEIGHTINGS, "all_zeros", "integers"),
+        "weight_shape": ("flat", "column", "element"),
+        "targets": ("same", "other"),
+        "inputs": ("float", "float16", "bfloat16", "float64", "integer", "boolean"),
+        "dtype": ("float32", "float64", "argument"),
+    }
+
+    @property
+    def examples(self) -> int:
+        """Number of examples N."""
+        return sum(self.chunks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledMetricCase(Case):
+    """Examples evaluated by a model with many metrics.
+
+    Attributes
+    ----------
+    examples, batch_size : int
+        N and B.
+    weights : str
+        As in `MetricCase`.
+    """
+
+    examples: int = 3
+    batch_size: int = 2
+    weights: str = "none"
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"weights": (*WEIGHTINGS, "all_zeros"), "mode": MODES}
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st

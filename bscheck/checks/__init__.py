@@ -29,6 +29,8 @@ FAMILIES = {
         "bscheck.checks.evaluation",
         "bscheck.checks.history",
         "bscheck.checks.layer_values",
+        "bscheck.checks.metrics",
+        "bscheck.checks.compiled_metrics",
     ),
     "tiny batches": (
         "bscheck.checks.variance",

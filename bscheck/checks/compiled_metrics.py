@@ -1,0 +1,219 @@
+"""Independence, metrics in a model: evaluation reports every metric over the examples, whatever the batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bscheck.cases import CompiledMetricCase, seeds
+from bscheck.checks import Param, check
+from bscheck.checks.context import Context, cached_in_process, random
+from bscheck.checks.metric_inputs import Shape, draw_inputs, draw_metric_weights
+from bscheck.checks.metrics import ROUNDOFF, compare
+from bscheck.oracles.metrics import definition
+from bscheck.results.verdict import Reading, worst
+from bscheck.runtime import current
+from bscheck.runtime.bench import precision
+from bscheck.surface.metrics import (
+    CONSTRUCTIONS,
+    exported,
+    identity_model,
+    is_class,
+    make,
+    squared_difference,
+    variants,
+)
+
+Array = np.ndarray[Any, Any]
+
+#: Metrics by name, as ``compile`` takes them, for the output of each kind; and what the name stands for there.
+NAMED: Mapping[str, Mapping[str, str]] = {
+    "binary": {"accuracy": "binary_accuracy", "acc": "binary_accuracy", "mse": "mean_squared_error"},
+    "onehot": {"accuracy": "categorical_accuracy"},
+    "regression": {"mae": "mean_absolute_error", "mean_squared_error": "mean_squared_error"},
+    "sparse": {"acc": "sparse_categorical_accuracy"},
+}
+
+#: Kinds of inputs that no model is given: values without targets.
+NO_TARGETS = ("values",)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model's outputs and the metrics on each.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+        Kind of inputs of each output, which is its name too.
+    weighted : tuple of (kind, metric, variant)
+        Metrics that get the sample weights.
+    plain : tuple of (kind, reported name, row formula)
+        Metrics without weights, by their names or as functions.
+    """
+
+    kinds: tuple[str, ...]
+    weighted: tuple[tuple[str, str, int], ...]
+    plain: tuple[tuple[str, str, str], ...] = ()
+
+
+def plan(model: str) -> Plan:
+    """Return the outputs and metrics of a model by its name."""
+    if model == "adjusted_r2":
+        adjusted = [i for i, options in enumerate(variants("R2Score")) if "num_regressors" in options]
+        return Plan(("regression",), tuple(("regression", "R2Score", i) for i in adjusted))
+    classes = [name for name, member in exported().items() if is_class(member) and variants(name)]
+    kinds = [k for k in sorted({CONSTRUCTIONS[name].inputs for name in classes}) if k not in NO_TARGETS]
+    if model == "one_output":
+        kinds = ["binary"]
+    weighted = [(CONSTRUCTIONS[n].inputs, n, _floating(n)) for n in classes if CONSTRUCTIONS[n].inputs in kinds]
+    if model == "one_output":  # the options too: scores of one column take all but those that choose among classes
+        weighted += [("binary", n, i) for _, n, _ in weighted for i in range(1, len(variants(n))) if _one_column(n, i)]
+    plain = [(kind, name, NAMED[kind][name]) for kind in kinds for name in NAMED.get(kind, {})]
+    if "regression" in kinds:
+        plain += [("regression", function, function) for function in ("squared_difference", "huber")]
+    return Plan(tuple(kinds), tuple(weighted), tuple(plain))
+
+
+def _floating(name: str) -> int:
+    """Return the first variant whose weights need not be whole numbers."""
+    options = variants(name)
+    wanted = [i for i, o in enumerate(options) if "dtype" in o] if CONSTRUCTIONS[name].whole_weights else [0]
+    return wanted[0] if wanted else 0
+
+
+def _one_column(name: str, variant: int) -> bool:
+    chosen = {"top_k", "class_id", "multi_label", "label_weights", "from_logits", "curve"}
+    return not chosen & set(variants(name)[variant])
+
+
+def _reported(metric: str, variant: int) -> str:
+    return f"{metric}_{variant}"
+
+
+@cached_in_process
+def compiled(model: str, mode: str) -> Any:
+    """Return the compiled model; built once in a process."""
+    chosen = plan(model)
+    functions = {"squared_difference": squared_difference(), "huber": exported().get("huber")}
+    weighted = {k: [_made(m, v) for kind, m, v in chosen.weighted if kind == k] for k in chosen.kinds}
+    plain = {k: [functions.get(n, n) for kind, n, _ in chosen.plain if kind == k] for k in chosen.kinds}
+    if len(chosen.kinds) == 1:
+        weighted, plain = weighted[chosen.kinds[0]], plain[chosen.kinds[0]]  # type: ignore[assignment]
+    shapes = {kind: _draw(kind, random(0), 1, False)[1].shape[1:] for kind in chosen.kinds}
+    options = current().compile_options(mode)
+    return identity_model(shapes, options, metrics=plain, weighted_metrics=weighted)
+
+
+def _made(metric: str, variant: int) -> Any:
+    return make(metric, variants(metric)[variant], name=_reported(metric, variant))
+
+
+def _draw(kind: str, rng: np.random.Generator, examples: int, one: bool) -> tuple[Array, Array]:
+    """Return targets and predictions of a kind in float32; binary scores have one column, their targets may not."""
+    y, p = draw_inputs(kind, rng, Shape(examples, 0, one or kind == "binary", False), {})
+    assert y is not None
+    y = y if one or kind != "binary" else y.reshape(p.shape)
+    return y.astype(np.float32), p.astype(np.float32)
+
+
+def model_params() -> list[Param]:
+    """Return a parameter for each model."""
+    return [Param.of(model=name) for name in ("one_output", "several_outputs", "adjusted_r2")]
+
+
+def no_variant(context: Context) -> str | None:
+    """Return why a model has no metrics here."""
+    return None if plan(context.param.get("model")).weighted else "this Keras knows none of the options under test"
+
+
+def compiled_cases(context: Context) -> Any:
+    """Draw numbers of examples, batch sizes and weights."""
+    from hypothesis import strategies as st
+
+    few = context.runtime.compiles_per_shape
+    return st.builds(
+        CompiledMetricCase,
+        seed=seeds(),
+        examples=st.sampled_from([3] if few else [3, 4, 7]),
+        batch_size=st.sampled_from([2] if few else [1, 2, 3, 7]),
+        weights=st.sampled_from(["unequal", "zeros"]),
+        mode=st.just(context.runtime.modes[0]),
+    )
+
+
+def compiled_corners(context: Context) -> Sequence[CompiledMetricCase]:
+    """Return ragged, single, odd and whole batches, with and without weights."""
+    plain = CompiledMetricCase(mode=context.runtime.modes[0])
+    if context.param.get("model") == "adjusted_r2":
+        return (plain,)
+    corners = [replace(plain, weights="unequal"), replace(plain, batch_size=3, seed=1)]
+    if context.runtime.compiles_per_shape:
+        return corners
+    return (
+        *corners,
+        replace(plain, examples=5, batch_size=1, weights="zeros"),
+        replace(plain, examples=7, batch_size=3, weights="unequal", seed=2),
+        replace(plain, examples=7, batch_size=7, weights="all_zeros", seed=3),
+        replace(plain, examples=1, seed=4),
+    )
+
+
+@check(
+    family="independence",
+    claims=("C8", "C13"),
+    case=CompiledMetricCase,
+    cases=compiled_cases,
+    params=model_params,
+    corners=compiled_corners,
+    applies=no_variant,
+    examples=(1, 4, 100),
+    per_subject=False,
+    catches="a metric that is wrong only inside a model: its weights lost on the way, one output's metrics given to "
+    "another, a name that stands for another metric, a batch of one size left out, a mean of batches",
+    formula="|m - M| <= roundings u size + slack for every reported metric, M the NumPy definition over all examples",
+    source="keras.io/api/models/model_training_apis: compile(metrics=, weighted_metrics=)",
+    example="evaluate reports binary_AUC_0 0.50; over the examples it is 0.75",
+)
+def evaluated_metrics_are_those_of_the_examples(context: Context, case: CompiledMetricCase) -> Reading:
+    """Every metric that a model reports is its definition over all examples, whatever the batch size."""
+    name = context.param.get("model")
+    chosen = plan(name)
+    rng = random(case.seed, 4)
+    data = {kind: _draw(kind, rng, case.examples, name == "one_output") for kind in chosen.kinds}
+    drawn = draw_metric_weights(rng, case.weights, (case.examples,), False)
+    # Weights of 1 for none: with and without weights are two programs to trace.
+    w = (np.ones(case.examples) if drawn is None else drawn).astype(np.float32)
+    with precision("float32"):
+        report = _evaluate(compiled(name, case.mode), chosen, data, w, case.batch_size)
+    readings = []
+    for kind, metric, variant in chosen.weighted:
+        options = {key: value for key, value in variants(metric)[variant].items() if key != "dtype"}
+        expected = definition(metric, *data[kind], w, options)
+        readings.append(_reading(report, chosen, kind, _reported(metric, variant), expected))
+    for kind, reported, formula in chosen.plain:
+        readings.append(_reading(report, chosen, kind, reported, definition(formula, *data[kind], None, {})))
+    return worst(readings)
+
+
+def _evaluate(
+    model: Any, chosen: Plan, data: Mapping[str, tuple[Array, Array]], w: Array, batch_size: int
+) -> Mapping[str, Any]:
+    one = len(chosen.kinds) == 1
+    x = data[chosen.kinds[0]][1] if one else [data[kind][1] for kind in chosen.kinds]
+    y = data[chosen.kinds[0]][0] if one else [data[kind][0] for kind in chosen.kinds]
+    report: Mapping[str, Any] = model.evaluate(
+        x, y, sample_weight=w if one else [w] * len(data), batch_size=batch_size, verbose=0, return_dict=True
+    )
+    return report
+
+
+def _reading(report: Mapping[str, Any], chosen: Plan, kind: str, name: str, expected: Any) -> Reading:
+    key = name if len(chosen.kinds) == 1 else f"{kind}_{name}"
+    if key not in report:
+        return Reading(float("inf"), seen=f"evaluate does not report {key}", allowed="every metric given to compile")
+    seen = np.asarray(report[key], np.float64)
+    return compare(seen, expected, ROUNDOFF["float32"], f"evaluate reports {key}, which")
