@@ -11,8 +11,15 @@ from typing import Any
 import numpy as np
 
 from bscheck.cases import Case, VarianceCase, seeds
-from bscheck.checks import check
-from bscheck.checks.context import Context, draw_sample_weights, draw_weights, require
+from bscheck.checks import Param, check
+from bscheck.checks.context import (
+    Context,
+    SubjectKey,
+    cached_in_process,
+    draw_sample_weights,
+    draw_weights,
+    require,
+)
 from bscheck.checks.gradients import in_words, needs_double
 from bscheck.results.verdict import Reading
 from bscheck.runtime.bench import Array, Bench
@@ -62,7 +69,16 @@ def law_factor(examples: int, batch_size: int) -> float:
 
 
 def enumerate_gradients(context: Context, case: VarianceCase) -> Enumeration:
-    """Return every mini-batch's gradient, computed by Keras on that very mini-batch."""
+    """Return every mini-batch's gradient, computed by Keras on that very mini-batch.
+
+    Several laws are read from one enumeration, which is made once in a process.
+    """
+    return _enumeration(SubjectKey(context.subject), case)
+
+
+@cached_in_process
+def _enumeration(key: SubjectKey, case: VarianceCase) -> Enumeration:
+    context = Context.for_subject(key.subject, Param())
     double, single_precision = context.bench("float64"), context.bench("float32")
     x, y, w = _examples(context, case)
     weights = draw_weights(double, case.seed, case.scale)
