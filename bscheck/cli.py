@@ -23,6 +23,7 @@ exit codes:
   0    fine
   1    a promise is broken
   2    usage: an unknown command or option
+  3    coverage was lost (compare)
   4    bad input: an unknown check, a file that cannot be used, no Keras
   130  interrupted
 
@@ -40,10 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = _parser().parse_args(arguments)
     try:
+        code = 0
         for line in given.lines(given):
-            print(line)
+            if isinstance(line, int):
+                code = line
+            else:
+                print(line)
         sys.stdout.flush()
-        return 0
+        return code
     except BscheckError as error:
         print(f"bscheck: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -75,7 +80,27 @@ def _parser() -> argparse.ArgumentParser:
     views.add_argument("--known", action="store_true", help="the known issues")
     views.add_argument("--contract", action="store_true", help="what Keras promises, and documents otherwise")
     listing.set_defaults(lines=_list)
+    comparing = commands.add_parser(
+        "compare",
+        help="two runs side by side",
+        description="Say what broke, what was fixed and what was not run from one run to the other. A run is a record, "
+        "several separated by commas (shards, backends), or a folder of them.",
+        epilog="exit codes: 0 nothing is worse, 1 a promise broke, 3 coverage was lost, 4 a record cannot be used",
+    )
+    comparing.add_argument("old", metavar="OLD")
+    comparing.add_argument("new", metavar="NEW")
+    comparing.add_argument("--markdown", action="store_true", help="as Markdown, for a job summary")
+    comparing.set_defaults(lines=_compare)
     return parser
+
+
+def _compare(given: argparse.Namespace) -> Iterator[str | int]:
+    """Yield the lines of ``bscheck compare``, and its exit code."""
+    from bscheck.results.compare import as_markdown, as_text, compare_runs, read_run
+
+    comparison = compare_runs(read_run(given.old), read_run(given.new))
+    yield from (as_markdown if given.markdown else as_text)(comparison)
+    yield comparison.exit_code
 
 
 def _list(given: argparse.Namespace) -> Iterable[str]:
