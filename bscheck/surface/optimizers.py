@@ -43,6 +43,16 @@ EMAS: Mapping[str, Mapping[str, Any]] = {
     "overwrite": {"use_ema": True, "ema_momentum": EMA_MOMENTUM, "ema_overwrite_frequency": 2},
 }
 
+#: Options that every optimizer takes from its base class, each with a value that makes a difference.
+BASE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "weight_decay": {"weight_decay": DECAY},
+    "clipnorm": {"clipnorm": 0.5},
+    "clipvalue": {"clipvalue": 0.2},
+    "global_clipnorm": {"global_clipnorm": 0.5},
+    "use_ema": {"use_ema": True, "ema_momentum": EMA_MOMENTUM, "ema_overwrite_frequency": 2},
+    "gradient_accumulation_steps": {"gradient_accumulation_steps": 2},
+}
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -75,6 +85,11 @@ def variant(name: str) -> Variant:
     if name not in known:
         raise BscheckError(unknown("optimizer", name, known))
     return known[name]
+
+
+def exports(class_name: str) -> bool:
+    """Whether the installed Keras exports an optimizer class of this name."""
+    return hasattr(keras_module().optimizers, class_name)
 
 
 def accepts(variant: Variant, option: str) -> bool:
@@ -112,3 +127,29 @@ def make(
     if decay == "exclude_bias":
         optimizer.exclude_from_weight_decay(var_names=["bias"])
     return optimizer
+
+
+def scaling(inner: Any, initial_scale: float, growth: int, **more: Any) -> Any:
+    """Return a ``LossScaleOptimizer`` around the optimizer, with these options of the wrapper's own."""
+    exported = keras_module().optimizers.LossScaleOptimizer
+    return exported(inner, initial_scale=initial_scale, dynamic_growth_steps=growth, **more)
+
+
+def several(given: str, members: Mapping[str, Any], default: Any, factor: float | None) -> Any:
+    """Return a ``MultiOptimizer``: the named variables' optimizers, and the one of all others.
+
+    Parameters
+    ----------
+    given : str
+        ``map`` or ``function``, see `bscheck.cases.MemberCase`.
+    members : mapping
+        Optimizers by the path of their variable.
+    default
+        The optimizer of every other variable.
+    factor : float, optional
+        ``loss_scale_factor``.
+    """
+    exported = keras_module().optimizers
+    if given == "map":
+        return exported.MultiOptimizer(exported.OptimizerMap(default, dict(members)), loss_scale_factor=factor)
+    return exported.MultiOptimizer(lambda variable: members.get(variable.path, default), loss_scale_factor=factor)
