@@ -453,6 +453,48 @@ class MemberCase(Case):
     }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecurrenceCase(Case):
+    """Single updates of an optimizer, each held against its published recurrence.
+
+    Attributes
+    ----------
+    updates : int
+        Updates made one after the other.
+    option : str
+        The constructor option that is not at its default; ``all`` of them that are numbers, or ``none``.
+    magnitude : str
+        Size of the gradients: ``usual`` (2), ``tiny`` (1e-20), ``huge`` (1e10), ``zero``, or ``mixed`` (each update
+        another).
+    gradient : str
+        ``dense``, or ``rows``: the embedding's gradient as some of its rows, none of them twice.
+    part : str
+        What is compared: ``all``, or the ``slots`` alone.
+    scaled : bool
+        Whether the loss is scaled, by a factor that is no power of two.
+    decay, clip, ema
+        As in `UpdateCase`.
+    """
+
+    updates: int = 1
+    option: str = "none"
+    magnitude: str = "usual"
+    gradient: str = "dense"
+    part: str = "all"
+    scaled: bool = False
+    decay: str = "none"
+    clip: str = "none"
+    ema: str = "none"
+    mode: str = "eager"
+    dtype: str = "float64"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "magnitude": ("usual", "tiny", "huge", "zero", "mixed"), "gradient": ("dense", "rows"),
+        "part": ("all", "slots"), "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
+        "ema": UpdateCase.CHOICES["ema"], "mode": MODES, "dtype": ("float32", "float64"),
+    }  # fmt: skip
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st

@@ -25,6 +25,7 @@ FAMILIES = {
         "bscheck.checks.training_updates",
         "bscheck.checks.loss_scaling",
         "bscheck.checks.members",
+        "bscheck.checks.recurrence",
         "bscheck.checks.schedules",
     ),
     "independence": ("bscheck.checks.independence", "bscheck.checks.evaluation", "bscheck.checks.history"),

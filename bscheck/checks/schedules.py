@@ -179,9 +179,12 @@ def _tensors(case: ScheduleCase, salt: int) -> list[Array]:
 
 @cached_in_process
 def _driven_rig(optimizer: str, schedule: str, case: ScheduleCase) -> Rig:
-    options = {"decay": case.decay, "accumulation": case.micro_batches}
+    def made() -> Any:
+        rate = make_schedule(schedule, case.setting)
+        return make(variant(optimizer), learning_rate=rate, decay=case.decay, accumulation=case.micro_batches)
+
     return Rig(
-        lambda: make(variant(optimizer), learning_rate=make_schedule(schedule, case.setting), **options),
+        made,
         mode=case.mode,
         dtype=case.dtype,
     )

@@ -25,3 +25,4 @@ wrapper_keeps_the_state_of_its_optimizer = promise("wrapper_keeps_the_state_of_i
 member_updates_its_own_variables_as_alone = promise("member_updates_its_own_variables_as_alone")
 schedule_has_its_documented_values = promise("schedule_has_its_documented_values")
 schedules_count_micro_batches = promise("schedules_count_micro_batches")
+optimizer_follows_its_published_recurrence = promise("optimizer_follows_its_published_recurrence")

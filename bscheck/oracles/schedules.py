@@ -116,7 +116,7 @@ def rounding(name: str, options: Options, dtype_roundoff: float) -> float:
     """
     largest = max((abs(v) for v in _numbers(options) if abs(v) <= 1), default=1.0)
     amplified = 2.0 * max(1.0, options.get("power", 1.0)) * options.get("decay_steps", 1) + 16 * math.pi
-    return (16.0 + amplified) * dtype_roundoff * largest
+    return float((16.0 + amplified) * dtype_roundoff * largest)
 
 
 def _numbers(options: Options) -> list[float]:

@@ -62,7 +62,7 @@ def settings(name: str) -> Sequence[Mapping[str, Any]]:
 
 def options(name: str) -> list[str]:
     """Return the options of a schedule's constructor that matter to its values."""
-    return [p for p in inspect.signature(schedules()[name].__init__).parameters if p not in ("self", "name")]
+    return [p for p in inspect.signature(schedules()[name]).parameters if p != "name"]
 
 
 def make_schedule(name: str, setting: int, dtype: str = "float32") -> Any:
