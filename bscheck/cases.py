@@ -461,11 +461,17 @@ class RecurrenceCase(Case):
     ----------
     updates : int
         Updates made one after the other.
+    micro_batches : int
+        Micro-batches in one update; 1 is no accumulation.
+    earlier : int
+        Updates that count as made before: the step count starts there.
+    start : str
+        The first weights: ``usual`` (standard normal) or ``zero``.
     option : str
         The constructor option that is not at its default; ``all`` of them that are numbers, or ``none``.
     magnitude : str
         Size of the gradients: ``usual`` (2), ``tiny`` (1e-20), ``huge`` (1e10), ``zero``, or ``mixed`` (each update
-        another).
+        another); ``opposed`` ones nearly cancel the momentum, so that its share decides the sign.
     gradient : str
         ``dense``, or ``rows``: the embedding's gradient as some of its rows, none of them twice.
     part : str
@@ -477,6 +483,9 @@ class RecurrenceCase(Case):
     """
 
     updates: int = 1
+    micro_batches: int = 1
+    earlier: int = 0
+    start: str = "usual"
     option: str = "none"
     magnitude: str = "usual"
     gradient: str = "dense"
@@ -489,7 +498,8 @@ class RecurrenceCase(Case):
     dtype: str = "float64"
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
-        "magnitude": ("usual", "tiny", "huge", "zero", "mixed"), "gradient": ("dense", "rows"),
+        "magnitude": ("usual", "tiny", "huge", "zero", "mixed", "opposed"), "gradient": ("dense", "rows"),
+        "start": ("usual", "zero"),
         "part": ("all", "slots"), "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
         "ema": UpdateCase.CHOICES["ema"], "mode": MODES, "dtype": ("float32", "float64"),
     }  # fmt: skip

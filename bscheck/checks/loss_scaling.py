@@ -222,7 +222,7 @@ def _spoiled_corners(context: Context) -> Sequence[Case]:
     mode = eager_if_any(context)
     corners = [LossScaleCase(mode=mode, micro_batches=3, updates=1, spoiled=(1,), growth=2, value="nan", seed=1)]
     if context.param.get("optimizer") in ("sgd", "adam"):
-        corners += [LossScaleCase(mode=mode, updates=5, spoiled=(1, 3), growth=2, value=v) for v in ("inf", "-inf")]
+        corners += [LossScaleCase(mode=mode, updates=5, spoiled=(1, 2, 3), growth=2, value=v) for v in ("inf", "-inf")]
         modes = [m for m in context.modes() if m != mode]
         corners += [LossScaleCase(mode=m, micro_batches=3, spoiled=(0, 4), growth=2, seed=2) for m in modes]
     return tuple(corners)

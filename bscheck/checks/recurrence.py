@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,9 @@ from bscheck.oracles.optimizers import (
     recurrence_of,
     with_weight_decay,
 )
-from bscheck.results.verdict import Reading
+from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array
+from bscheck.runtime.probe import step_counter
 from bscheck.runtime.rig import SHAPES, Rig
 from bscheck.surface.optimizers import (
     CLIPS,
@@ -41,8 +42,11 @@ from bscheck.surface.optimizers import (
 from bscheck.tolerance import TINY, UNIT_ROUNDOFF
 
 #: Factors on standard normal gradients; the square of the tiny ones underflows in float32.
-MAGNITUDES = {"usual": 2.0, "tiny": 1e-20, "huge": 1e10, "zero": 0.0}
+MAGNITUDES = {"usual": 2.0, "opposed": 2.0, "tiny": 1e-20, "huge": 1e10, "zero": 0.0}
 MIXED = ("usual", "huge", "usual", "tiny", "zero")
+
+#: The momentum's share in Lion's direction at its default.
+OPPOSED = 0.9
 
 #: A loss scale that is no power of two, so that dividing by it rounds.
 FACTOR = 3.0
@@ -72,8 +76,9 @@ def _rig(name: str, case: RecurrenceCase) -> Rig:
     more = _options(name, case)
     if case.scaled:
         more["loss_scale_factor"] = FACTOR
+    k = case.micro_batches if case.micro_batches > 1 else None
     return Rig(
-        lambda: make(variant(name), decay=case.decay, clip=case.clip, ema=case.ema, **more),
+        lambda: make(variant(name), decay=case.decay, clip=case.clip, ema=case.ema, accumulation=k, **more),
         mode=case.mode,
         dtype=case.dtype,
     )
@@ -82,16 +87,26 @@ def _rig(name: str, case: RecurrenceCase) -> Rig:
 # Gradients, and what becomes of them before the recurrence ---------------------------------------------
 
 
-def _gradients(case: RecurrenceCase, update: int) -> list[Array]:
-    """Return an update's gradients, one entry of each exactly zero."""
-    rng = random(case.seed, 9, update)
-    size = MIXED[update % len(MIXED)] if case.magnitude == "mixed" else case.magnitude
-    found = [(MAGNITUDES[size] * rng.standard_normal(shape)).astype(case.dtype) for shape in SHAPES.values()]
+def _gradients(case: RecurrenceCase, micro_batch: int, state: State) -> list[Array]:
+    """Return a micro-batch's gradients, one entry of each exactly zero."""
+    rng = random(case.seed, 9, micro_batch)
+    size = MIXED[micro_batch % len(MIXED)] if case.magnitude == "mixed" else case.magnitude
+    found = [(MAGNITUDES[size] * rng.standard_normal(shape)) for shape in SHAPES.values()]
+    if case.magnitude == "opposed":
+        found = [_opposed(g, slots) for g, slots in zip(found, state.slots, strict=True)]
     for i, gradient in enumerate(found):
         gradient.flat[i] = 0
     if case.gradient == "rows":
-        found[-1][_left_out(case, update)] = 0
-    return found
+        found[-1][_left_out(case, micro_batch)] = 0
+    return [g.astype(case.dtype) for g in found]
+
+
+def _opposed(gradient: Array, slots: Mapping[str, Array]) -> Array:
+    """Return a gradient that an average of `OPPOSED` of the momentum and the rest of it all but cancels."""
+    momentum = slots.get("momentum")
+    if momentum is None or not momentum.any():
+        return gradient
+    return -OPPOSED / (1 - OPPOSED) * momentum * (1 + 2e-3 * np.sign(gradient))
 
 
 def _left_out(case: RecurrenceCase, update: int) -> Array:
@@ -100,36 +115,45 @@ def _left_out(case: RecurrenceCase, update: int) -> Array:
     return random(case.seed, 10, update).permutation(table)[: table - 3]
 
 
-def _given(context: Context, case: RecurrenceCase, update: int) -> list[Any]:
-    gradients: list[Any] = _gradients(case, update)
-    if case.gradient == "rows":
-        table = gradients[-1]
-        rows = np.setdiff1d(np.arange(table.shape[0]), _left_out(case, update))[::-1].copy()
-        gradients[-1] = context.runtime.sparse(rows, table[rows], table.shape)
-    return gradients
+def _given(context: Context, gradients: Sequence[Array], case: RecurrenceCase, micro_batch: int) -> list[Any]:
+    """Return gradients as Keras gets them."""
+    if case.gradient == "dense":
+        return list(gradients)
+    table = gradients[-1]
+    rows = np.setdiff1d(np.arange(table.shape[0]), _left_out(case, micro_batch))[::-1].copy()
+    return [*gradients[:-1], context.runtime.sparse(rows, table[rows], table.shape)]
 
 
-def prepared(gradients: Sequence[Array], case: RecurrenceCase) -> list[Approximate]:
-    """Return the gradients unscaled and clipped, as the options' documentation says, with their rounding error.
+def prepared(window: Sequence[Sequence[Array]], case: RecurrenceCase) -> list[Approximate]:
+    """Return a window's gradients unscaled, averaged and clipped, as the options say, with their rounding error.
 
-    A norm of n elements and a quotient are at most ``n + 8`` roundings of the result; unscaling is one.
+    Unscaling is one rounding, a mean of k at most k of the magnitudes that were summed; a norm of n elements and a
+    quotient are at most ``n + 8`` of the result. The norm's change by the mean's error is that error once more.
     """
-    u = UNIT_ROUNDOFF[case.dtype]
-    found = [g.astype(np.float64) / (FACTOR if case.scaled else 1.0) for g in gradients]
-    roundings = float(case.scaled)
+    u, k = UNIT_ROUNDOFF[case.dtype], len(window)
+    each = [[g.astype(np.float64) / (FACTOR if case.scaled else 1.0) for g in gradients] for gradients in window]
+    found = [sum(parts) / k for parts in zip(*each, strict=True)]
+    summed = [sum(np.abs(p) for p in parts) / k for parts in zip(*each, strict=True)]
+    roundings = float(case.scaled) + (k if k > 1 else 0)
+    before = [(roundings * u * s, float(np.sqrt(np.square(roundings * u * s).sum()))) for s in summed]
     clip = CLIPS[case.clip]
     if "clipvalue" in clip:
-        found = [np.clip(g, -clip["clipvalue"], clip["clipvalue"]) for g in found]
         # The limit itself may not be a number of the dtype.
-        roundings += 1
-    for option, norms in (
-        ("clipnorm", [np.sqrt(np.square(g).sum()) for g in found]),
-        ("global_clipnorm", [np.sqrt(sum(np.square(g).sum() for g in found))] * len(found)),
-    ):
-        if option in clip:
-            found = [g * min(1.0, clip[option] / n) if n else g for g, n in zip(found, norms, strict=True)]
-            roundings += sum(g.size for g in found) + 8
-    return [Approximate(g, roundings * u * np.abs(g)) for g in found]
+        limit = clip["clipvalue"]
+        return [Approximate(np.clip(g, -limit, limit), e + u * limit) for g, (e, _) in zip(found, before, strict=True)]
+    if not clip:
+        return [Approximate(g, e) for g, (e, _) in zip(found, before, strict=True)]
+    own = [float(np.sqrt(np.square(g).sum())) for g in found]
+    together = "global_clipnorm" in clip
+    norms = [float(np.sqrt(np.square(own).sum()))] * len(own) if together else own
+    off = [float(np.sqrt(sum(e**2 for _, e in before)))] * len(own) if together else [e for _, e in before]
+    limit, clipped = next(iter(clip.values())), []
+    more = sum(g.size for g in found) + 8
+    for g, (e, _), norm, norm_off in zip(found, before, norms, off, strict=True):
+        factor = min(1.0, limit / norm) if norm else 1.0
+        relative = norm_off / norm if norm else 0.0
+        clipped.append(Approximate(factor * g, factor * (e + (relative + more * u) * np.abs(g)) * (1 + 1e-3)))
+    return clipped
 
 
 # Keras's state ------------------------------------------------------------------------------------------
@@ -145,8 +169,9 @@ def _averages(rig: Rig) -> list[Array]:
     return [a.astype(np.float64) for a in found]
 
 
-def _misread(rig: Rig, name: str, case: RecurrenceCase, hyper: Mapping[str, Any], first: State) -> Reading | None:
+def _misread(run: _Run, name: str, case: RecurrenceCase) -> Reading | None:
     """Return a broken reading unless the optimizer holds what it was given and starts as documented."""
+    hyper, first = run.hyper, run.states[0]
     asked = {**_options(name, case), **({"weight_decay": DECAY} if case.decay != "none" else {})}
     for option, value in asked.items():
         if option in hyper and hyper[option] != value:
@@ -183,15 +208,14 @@ def _first_value(name: str, slot: str, asked: Mapping[str, Any], weight: Array) 
 # One update after the other -----------------------------------------------------------------------------
 
 
-def _expected(
-    recurrence: Recurrence, states: Sequence[State], given: Sequence[Approximate], hyper: Any, case: RecurrenceCase
-) -> list[Step]:
+def _expected(run: _Run, given: Sequence[Approximate], case: RecurrenceCase) -> list[Step]:
     rate = float(np.asarray(LEARNING_RATE, case.dtype))
     found: list[Step] = []
     for i, (variable, gradient) in enumerate(zip(SHAPES, given, strict=True)):
         excluded = case.decay == "exclude_bias" and variable == "bias"
-        held = {k: 0.0 if excluded and "weight_decay" in k else v for k, v in hyper.items()}
-        found += variable_steps(recurrence, states, i, gradient, [rate] * case.updates, held, case.dtype)
+        held = {k: 0.0 if excluded and "weight_decay" in k else v for k, v in run.hyper.items()}
+        rates, first = [rate] * case.updates, case.earlier + 1
+        found += variable_steps(run.recurrence, run.states, i, gradient, rates, held, case.dtype, first)
     return found
 
 
@@ -204,7 +228,7 @@ def _averaged(step: Step, averages: Sequence[Array], case: RecurrenceCase, coars
     seen = np.stack(averages[1:]).reshape(step.keras.shape)
     before = np.stack(averages[:-1]).reshape(step.keras.shape)
     momentum = np.full(case.updates, EMA_MOMENTUM)
-    momentum[0] = 0.0
+    momentum[0] = 0.0 if not case.earlier else EMA_MOMENTUM
     momentum = momentum.reshape((-1,) + (1,) * (step.keras.ndim - 1))
     terms = momentum * np.abs(before) + (1 - momentum) * np.abs(step.oracle)
     average = momentum * before + (1 - momentum) * step.oracle
@@ -212,7 +236,8 @@ def _averaged(step: Step, averages: Sequence[Array], case: RecurrenceCase, coars
     every = EMAS[case.ema].get("ema_overwrite_frequency")
     oracle, limit = step.oracle.copy(), np.broadcast_to(step.bound, step.oracle.shape).copy()
     if every:
-        oracle[every - 1 :: every], limit[every - 1 :: every] = average[every - 1 :: every], bound[every - 1 :: every]
+        due = (np.arange(case.updates) + case.earlier + 1) % every == 0
+        oracle[due], limit[due] = average[due], bound[due]
     return [replace(step, oracle=oracle, bound=limit), Step("average", step.variable, seen, average, bound, before)]
 
 
@@ -252,23 +277,32 @@ def _switches(name: str) -> list[str]:
 def _corners(context: Context) -> Sequence[Case]:
     name, mode = context.param.get("optimizer"), eager_if_any(context)
     v, sparse = variant(name), context.runtime.name == "tensorflow"
-    takes = accepts(v, "use_ema")
+    takes, free = accepts(v, "use_ema"), v.class_name == "ScheduleFreeAdamW"
     every = RecurrenceCase(option="all", mode=mode, updates=3, scaled=takes, seed=2)
     corners = [
         RecurrenceCase(mode=mode),
-        RecurrenceCase(mode=mode, updates=6, part="slots", magnitude="mixed", seed=1),
+        RecurrenceCase(mode=mode, updates=6, part="slots" if free else "all", magnitude="mixed", seed=1),
         every,
-        replace(every, part="slots"),
+        *([replace(every, part="slots")] if free else []),
         RecurrenceCase(mode=mode, magnitude="huge", gradient="rows" if sparse else "dense", seed=3),
         RecurrenceCase(mode=mode, magnitude="tiny", seed=4),
         RecurrenceCase(mode=mode, updates=2, magnitude="zero", seed=5),
+        RecurrenceCase(mode=mode, option="all", scaled=takes, earlier=1000, seed=11),
+        RecurrenceCase(mode=mode, start="zero", seed=12),
     ]
     if not context.runtime.compiles_per_shape:
-        corners += [RecurrenceCase(mode=mode, option=n, updates=3, seed=6) for n in _switches(name)]
+        corners += [RecurrenceCase(mode=mode, option=n, updates=3, magnitude="mixed", seed=6) for n in _switches(name)]
         single = RecurrenceCase(mode=mode, option="all", dtype="float32", decay="on", clip="global", ema="overwrite")
         corners += [replace(single, updates=5, seed=7), RecurrenceCase(mode=mode, dtype="float32", updates=3, seed=8)]
         corners += [RecurrenceCase(mode=mode, decay="exclude_bias", clip="norm", ema="on", updates=4, seed=9)]
         corners += [RecurrenceCase(mode=mode, clip="value", updates=2, seed=10)]
+        combined = {"option": "all", "decay": "exclude_bias", "clip": "norm", "micro_batches": 7}
+        corners += [RecurrenceCase(mode=mode, updates=2, scaled=takes, seed=13, **combined)]
+    if free:
+        # Its weights are held after the first update on TensorFlow and torch; its slots never are.
+        corners += [RecurrenceCase(mode=mode, option="all", earlier=1000, part="slots", seed=11)]
+    if v.class_name == "Lion":
+        corners += [RecurrenceCase(mode=mode, updates=3, magnitude="opposed", seed=14)]
     return tuple(corners)
 
 
@@ -278,14 +312,23 @@ def _cases(context: Context) -> Any:
     name = context.param.get("optimizer")
     own = [n for n in own_options(variant(name)) if n in OTHER_VALUES]
     options = [n for n in own if _written(name, RecurrenceCase(option=n)) is not None]
+    # The average under accumulation is `moving_average_advances_once_per_update`'s.
+    several = st.tuples(st.integers(2, 8), st.just("none"))
+    alone = st.tuples(st.just(1), st.sampled_from(RecurrenceCase.CHOICES["ema"]))
+
+    def build(windows: tuple[int, str], **fields: Any) -> RecurrenceCase:
+        return RecurrenceCase(micro_batches=windows[0], ema=windows[1], **fields)
+
     return st.builds(
-        RecurrenceCase,
+        build,
+        st.one_of(alone, several),
         option=st.sampled_from(["none", "all", *options]),
         updates=st.integers(1, 6),
         magnitude=st.sampled_from(RecurrenceCase.CHOICES["magnitude"]),
         decay=st.sampled_from(RecurrenceCase.CHOICES["decay"]),
         clip=st.sampled_from(RecurrenceCase.CHOICES["clip"]),
         ema=st.sampled_from(RecurrenceCase.CHOICES["ema"]),
+        earlier=st.sampled_from((0, 0, 7, 1000)),
         part=st.sampled_from(("all", "slots")),
         scaled=st.booleans(),
         dtype=st.sampled_from(("float32", "float64")),
@@ -314,33 +357,66 @@ def _cases(context: Context) -> Any:
 def optimizer_follows_its_published_recurrence(context: Context, case: RecurrenceCase) -> Reading:
     """Every update of an optimizer is a step of its published recurrence, whatever its options and the gradient."""
     name = context.param.get("optimizer")
-    recurrence = _written(name, case)
-    assert recurrence is not None, "applies() has looked"
-    rig = _rig(name, replace(case, seed=0, updates=1, magnitude="usual", gradient="dense", part="all"))
-    rng = random(case.seed, 9)
-    rig.reset([rng.standard_normal(shape).astype(case.dtype) for shape in SHAPES.values()])
-    states, averages = [_read(rig, recurrence)], [_averages(rig)]
-    for update in range(case.updates):
-        rig.apply(_given(context, case, update))
-        states.append(_read(rig, recurrence))
-        averages.append(_averages(rig))
-    hyper = hyperparameters(rig.optimizer, recurrence, case.dtype)
-    wrong = _misread(rig, name, case, hyper, states[0])
+    run = _follow(context, name, case)
+    wrong = _misread(run, name, case)
     if wrong is not None:
         return wrong
-    each = [prepared(_gradients(case, t), case) for t in range(case.updates)]
-    given = [
-        Approximate(np.stack([g.value for g in parts]), np.stack([g.error for g in parts]))
-        for parts in zip(*each, strict=True)
-    ]
+    parts = zip(*(prepared(window, case) for window in run.windows), strict=True)
+    given = [Approximate(np.stack([g.value for g in p]), np.stack([g.error for g in p])) for p in parts]
     with np.errstate(all="ignore"):
-        found = _expected(recurrence, states, given, hyper, case)
+        found = _expected(run, given, case)
     if case.ema != "none":
         coarse = UNIT_ROUNDOFF["float32"] if context.runtime.name == "torch" else 0.0
-        weights = [s for s in found if s.part == "weight"]
-        found = [s for s in found if s.part != "weight"]
+        weights, found = [s for s in found if s.part == "weight"], [s for s in found if s.part != "weight"]
         for step in weights:
-            found += _averaged(step, [a[step.variable] for a in averages], case, coarse)
+            found += _averaged(step, [a[step.variable] for a in run.averages], case, coarse)
     if case.part == "slots":
         found = [s for s in found if s.part not in ("weight", "average")] or found
-    return _reading(found, case.updates)
+    return worst([_reading(found, case.updates), *_finalized(run)])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What Keras did: its state before the first update and after each, and the gradients that it was given."""
+
+    recurrence: Recurrence
+    hyper: Mapping[str, Any]
+    states: Sequence[State]
+    averages: Sequence[Sequence[Array]]
+    windows: Sequence[Sequence[Sequence[Array]]]
+    final: Sequence[Array]
+
+
+def _follow(context: Context, name: str, case: RecurrenceCase) -> _Run:
+    """Run the updates of a case through Keras."""
+    recurrence = _written(name, case)
+    assert recurrence is not None, "applies() has looked"
+    bare = {"seed": 0, "updates": 1, "earlier": 0, "magnitude": "usual", "gradient": "dense", "part": "all"}
+    rig = _rig(name, replace(case, **bare, start="usual"))
+    size = 0.0 if case.start == "zero" else 1.0
+    rng = random(case.seed, 9)
+    rig.reset([(size * rng.standard_normal(shape)).astype(case.dtype) for shape in SHAPES.values()])
+    if case.earlier:
+        step_counter(rig.optimizer).assign(case.earlier * case.micro_batches)
+    states, averages, windows = [_read(rig, recurrence)], [_averages(rig)], []
+    for update in range(case.updates):
+        window = []
+        for j in range(update * case.micro_batches, (update + 1) * case.micro_batches):
+            window.append(_gradients(case, j, states[-1]))
+            rig.apply(_given(context, window[-1], case, j))
+        windows.append(window)
+        states.append(_read(rig, recurrence))
+        averages.append(_averages(rig))
+    rig.finalize()
+    hyper = hyperparameters(rig.optimizer, recurrence, case.dtype)
+    return _Run(recurrence, hyper, states, averages, windows, _read(rig, recurrence).weights)
+
+
+def _finalized(run: _Run) -> list[Reading]:
+    """Return a broken reading for each weight that the end of training does not give its final value, exactly."""
+    wanted = run.averages[-1] or run.states[-1].weights
+    return [
+        Reading(np.inf, name, f"finalize_variable_values leaves {name} off by {np.abs(seen - value).max():.2g}", "0")
+        for name, seen, value in zip(SHAPES, run.final, wanted, strict=True)
+        if not np.array_equal(seen, value)
+    ]

@@ -272,16 +272,17 @@ def variable_steps(
     rates: Sequence[float],
     hyper: Any,
     dtype: str,
+    first: int = 1,
 ) -> list[Step]:
-    """Return what `steps` does, for one variable."""
+    """Return what `steps` does, for one variable; `first` is the first update's number."""
     parts = {"weight": np.stack([s.weights[i] for s in states])}
     parts |= {slot: np.stack([s.slots[i][slot] for s in states]) for slot in states[0].slots[i]}
     if recurrence.name.removesuffix("_decayed") in WHOLE_VARIABLE:
-        oracle, bound = _one_by_one(recurrence, parts, given, rates, hyper, dtype)
+        oracle, bound = _one_by_one(recurrence, parts, given, rates, hyper, dtype, first)
     else:
         dimensions = given.value.ndim
         parts = {name: _widen(value, dimensions) for name, value in parts.items()}
-        updates = _widen(np.arange(1, len(rates) + 1), dimensions)
+        updates = _widen(np.arange(first, len(rates) + first), dimensions)
         oracle, bound = _oracle(
             recurrence, {k: v[:-1] for k, v in parts.items()}, given, updates,
             _widen(np.asarray(rates), dimensions), hyper, dtype,
@@ -307,12 +308,12 @@ def _oracle(
 
 
 def _one_by_one(
-    recurrence: Recurrence, parts: Any, given: Approximate, rates: Sequence[float], hyper: Any, dtype: str
+    recurrence: Recurrence, parts: Any, given: Approximate, rates: Sequence[float], hyper: Any, dtype: str, first: int
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     rows = [
         _oracle(
             recurrence, {k: v[t] for k, v in parts.items()}, Approximate(given.value[t], given.error[t]),
-            t + 1, rate, hyper, dtype,
+            t + first, rate, hyper, dtype,
         )
         for t, rate in enumerate(rates)
     ]  # fmt: skip

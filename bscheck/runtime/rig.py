@@ -109,6 +109,11 @@ class Rig:
         """Return the number of updates that the optimizer says it has made."""
         return updates(self.optimizer)
 
+    def finalize(self) -> None:
+        """Give the weights their final values, as the end of ``fit`` does."""
+        with precision(self.dtype):
+            self.optimizer.finalize_variable_values(self.variables)
+
     def set_rate(self, rate: float) -> None:
         """Give the optimizer another learning rate."""
         with precision(self.dtype):

@@ -49,17 +49,17 @@ class Scaled(ast.NodeTransformer):
         product = ast.BinOp(left=node, op=ast.Mult(), right=ast.Constant(self.factor))
         return ast.copy_location(product, node)
 
-    def visit_Call(self, node):  # noqa: N802
+    def visit_Call(self, node):
         called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         owner = getattr(getattr(node.func, "value", None), "id", "")
         self.generic_visit(node)
         return self._maybe(node) if owner == "ops" and called not in NOT_NUMBERS else node
 
-    def visit_BinOp(self, node):  # noqa: N802
+    def visit_BinOp(self, node):
         self.generic_visit(node)
         return self._maybe(node) if not isinstance(node.op, ast.Mod) else node
 
-    def visit_Constant(self, node):  # noqa: N802
+    def visit_Constant(self, node):
         return self._maybe(node) if type(node.value) is float else node
 
 
