@@ -296,8 +296,8 @@ def _corners(context: Context) -> Sequence[Case]:
         corners += [replace(single, updates=5, seed=7), RecurrenceCase(mode=mode, dtype="float32", updates=3, seed=8)]
         corners += [RecurrenceCase(mode=mode, decay="exclude_bias", clip="norm", ema="on", updates=4, seed=9)]
         corners += [RecurrenceCase(mode=mode, clip="value", updates=2, seed=10)]
-        combined = {"option": "all", "decay": "exclude_bias", "clip": "norm", "micro_batches": 7}
-        corners += [RecurrenceCase(mode=mode, updates=2, scaled=takes, seed=13, **combined)]
+        combined = RecurrenceCase(mode=mode, option="all", decay="exclude_bias", clip="norm", micro_batches=7)
+        corners += [replace(combined, updates=2, scaled=takes, seed=13)]
     if free:
         # Its weights are held after the first update on TensorFlow and torch; its slots never are.
         corners += [RecurrenceCase(mode=mode, option="all", earlier=1000, part="slots", seed=11)]
@@ -387,12 +387,19 @@ class _Run:
     final: Sequence[Array]
 
 
+def _bare(case: RecurrenceCase) -> RecurrenceCase:
+    """Return what of a case makes another optimizer, as a key."""
+    return RecurrenceCase(
+        option=case.option, micro_batches=case.micro_batches, scaled=case.scaled, decay=case.decay,
+        clip=case.clip, ema=case.ema, mode=case.mode, dtype=case.dtype,
+    )  # fmt: skip
+
+
 def _follow(context: Context, name: str, case: RecurrenceCase) -> _Run:
     """Run the updates of a case through Keras."""
     recurrence = _written(name, case)
     assert recurrence is not None, "applies() has looked"
-    bare = {"seed": 0, "updates": 1, "earlier": 0, "magnitude": "usual", "gradient": "dense", "part": "all"}
-    rig = _rig(name, replace(case, **bare, start="usual"))
+    rig = _rig(name, _bare(case))
     size = 0.0 if case.start == "zero" else 1.0
     rng = random(case.seed, 9)
     rig.reset([(size * rng.standard_normal(shape)).astype(case.dtype) for shape in SHAPES.values()])

@@ -53,7 +53,8 @@ BASE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "gradient_accumulation_steps": {"gradient_accumulation_steps": 2},
 }
 
-#: Another value than the default for every option that a class has of its own, chosen so that it makes a difference.
+#: Another value than the default for every option that a class has of its own, chosen so that it makes a difference;
+#: a switch is turned over, whatever its default.
 OTHER_VALUES: Mapping[str, Any] = {
     "adam_beta_1": 0.8, "adam_beta_2": 0.95, "adam_lr_ratio": 0.3, "adam_weight_decay": 0.2, "amsgrad": True,
     "beta": 0.4, "beta_1": 0.8, "beta_2": 0.95, "beta_2_decay": -0.5, "centered": True, "clip_threshold": 0.5,
@@ -122,7 +123,9 @@ def other_values(variant: Variant, option: str) -> dict[str, Any]:
         raise BscheckError(unknown(f"option of {variant.class_name}", option, own))
     numbers = [n for n in own if n in OTHER_VALUES and type(OTHER_VALUES[n]) in (int, float)]
     chosen = {"all": numbers, "none": []}.get(option, [option])
-    return {**variant.options, **{n: OTHER_VALUES[n] for n in chosen}}
+    default = inspect.signature(getattr(keras_module().optimizers, variant.class_name).__init__).parameters
+    other = {n: not default[n].default if type(OTHER_VALUES[n]) is bool else OTHER_VALUES[n] for n in chosen}
+    return {**variant.options, **other}
 
 
 def accepts(variant: Variant, option: str) -> bool:
