@@ -489,6 +489,157 @@ class CompiledMetricCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"weights": (*WEIGHTINGS, "all_zeros"), "mode": MODES}
 
 
+@dataclass(frozen=True, kw_only=True)
+class LossScaleCase(Case):
+    """Scaled gradients given to an optimizer that scales the loss: micro-batches one after the other.
+
+    Attributes
+    ----------
+    way : str
+        ``wrapper`` (``LossScaleOptimizer``) or ``factor`` (the optimizer's own ``loss_scale_factor``).
+    micro_batches : int
+        Micro-batches in one update; 1 is no accumulation.
+    updates : int
+        Windows of finite gradients.
+    exponent : int
+        The loss is scaled by two to this power at first.
+    growth : int
+        ``dynamic_growth_steps``: finite micro-batches after which the scale doubles.
+    spoiled : tuple of int
+        Micro-batches, counted from 0, before which one more comes whose gradient is not finite.
+    value : str
+        What that gradient has in one place: ``inf``, ``-inf`` or ``nan``.
+    """
+
+    way: str = "wrapper"
+    micro_batches: int = 1
+    updates: int = 2
+    exponent: int = 10
+    growth: int = 1000
+    spoiled: tuple[int, ...] = ()
+    value: str = "inf"
+    mode: str = "eager"
+    dtype: str = "float32"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "way": ("wrapper", "factor"), "value": ("inf", "-inf", "nan"), "mode": MODES, "dtype": ("float32", "float64"),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleCase(Case):
+    """A learning-rate schedule, alone or driving an accumulating optimizer.
+
+    Attributes
+    ----------
+    setting : int
+        Which of the schedule's settings in `bscheck.surface.schedules` is used; counted round.
+    micro_batches, updates : int
+        Micro-batches in one update, and updates made one after the other.
+    decay : str
+        Weight decay, which the learning rate scales too.
+    """
+
+    setting: int = 0
+    micro_batches: int = 2
+    updates: int = 3
+    decay: str = "none"
+    mode: str = "eager"
+    dtype: str = "float32"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "decay": ("none", "on"), "mode": MODES, "dtype": ("float32", "float64"),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberCase(Case):
+    """An optimizer and another one behind one ``MultiOptimizer``, each with its own variables.
+
+    Attributes
+    ----------
+    micro_batches : int
+        Micro-batches in one update of the optimizer under test; 1 is no accumulation.
+    other : int
+        The same of the other one.
+    updates : int
+        Windows of the optimizer under test.
+    given : str
+        How variables find their optimizer: ``map`` (an ``OptimizerMap``) or ``function``.
+    exponent : int
+        The loss is scaled by two to this power (``loss_scale_factor`` of the whole).
+    clip, ema
+        As in `UpdateCase`, for the optimizer under test.
+    """
+
+    micro_batches: int = 1
+    other: int = 1
+    updates: int = 2
+    given: str = "map"
+    exponent: int = 0
+    clip: str = "none"
+    ema: str = "none"
+    mode: str = "eager"
+    dtype: str = "float32"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "given": ("map", "function"), "clip": UpdateCase.CHOICES["clip"], "ema": UpdateCase.CHOICES["ema"],
+        "mode": MODES, "dtype": ("float32", "float64"),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrenceCase(Case):
+    """Single updates of an optimizer, each held against its published recurrence.
+
+    Attributes
+    ----------
+    updates : int
+        Updates made one after the other.
+    micro_batches : int
+        Micro-batches in one update; 1 is no accumulation.
+    earlier : int
+        Updates that count as made before: the step count starts there.
+    start : str
+        The first weights: ``usual`` (standard normal) or ``zero``.
+    option : str
+        The constructor option that is not at its default; ``all`` of them that are numbers, or ``none``.
+    magnitude : str
+        Size of the gradients: ``usual`` (2), ``tiny`` (1e-20), ``huge`` (1e10), ``zero``, or ``mixed`` (each update
+        another); ``opposed`` ones nearly cancel the momentum, so that its share decides the sign.
+    gradient : str
+        ``dense``, or ``rows``: the embedding's gradient as some of its rows, none of them twice.
+    part : str
+        What is compared: ``all``, or the ``slots`` alone.
+    scaled : bool
+        Whether the loss is scaled, by a factor that is no power of two.
+    decay, clip, ema
+        As in `UpdateCase`.
+    """
+
+    updates: int = 1
+    micro_batches: int = 1
+    earlier: int = 0
+    start: str = "usual"
+    option: str = "none"
+    magnitude: str = "usual"
+    gradient: str = "dense"
+    part: str = "all"
+    scaled: bool = False
+    decay: str = "none"
+    clip: str = "none"
+    ema: str = "none"
+    mode: str = "eager"
+    dtype: str = "float64"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "magnitude": ("usual", "tiny", "huge", "zero", "mixed", "opposed"), "gradient": ("dense", "rows"),
+        "start": ("usual", "zero"),
+        "part": ("all", "slots"), "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
+        "ema": UpdateCase.CHOICES["ema"], "mode": MODES, "dtype": ("float32", "float64"),
+    }  # fmt: skip
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st

@@ -23,6 +23,10 @@ FAMILIES = {
         "bscheck.checks.gradients",
         "bscheck.checks.updates",
         "bscheck.checks.training_updates",
+        "bscheck.checks.loss_scaling",
+        "bscheck.checks.members",
+        "bscheck.checks.recurrence",
+        "bscheck.checks.schedules",
     ),
     "independence": (
         "bscheck.checks.independence",

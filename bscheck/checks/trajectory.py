@@ -36,7 +36,7 @@ NETWORKS = {
 
 #: Values of each class's hyperparameters, all given to its constructor, so that what it then holds can be
 #: held against them. Documented defaults, but for Ftrl, whose default strengths of 0 leave terms unseen.
-OPTIONS: dict[str, dict[str, float]] = {
+OPTIONS: dict[str, dict[str, float | None]] = {
     "SGD": {},
     "Adam": {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
     "AdamW": {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
@@ -55,15 +55,27 @@ OPTIONS: dict[str, dict[str, float]] = {
         "l2_shrinkage_regularization_strength": 0.1,
         "beta": 0.3,
     },
+    "Muon": {
+        "momentum": 0.95,
+        "adam_beta_1": 0.9,
+        "adam_beta_2": 0.999,
+        "epsilon": 1e-7,
+        "ns_steps": 5,
+        "rms_rate": None,
+    },
+    "ScheduleFreeAdamW": {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8},
     "Adafactor": {"beta_2_decay": -0.8, "epsilon_1": 1e-30, "epsilon_2": 1e-3, "clip_threshold": 1.0},
 }
 
 #: What slots hold before the first update; the others hold zero.
 FIRST_SLOTS = {"accumulator": 0.1, "u_product": 1.0}
 
+#: Slots that start as a copy of the weights, which training then replaces.
+COPIED_SLOTS = frozenset({("schedulefreeadamw", "momentum")})
+
 #: Recurrences that take a norm or a mean over a variable: one update at a time. All others treat every
 #: element alone, so that the updates of a case, each from Keras's own state, are computed at once.
-WHOLE_VARIABLE = frozenset({"lamb", "adafactor"})
+WHOLE_VARIABLE = frozenset({"lamb", "adafactor", "muon"})
 
 
 @dataclass(frozen=True)
@@ -246,22 +258,36 @@ def steps(
     hyper, dtype
         As for `bscheck.oracles.optimizers.rounding_bound`.
     """
-    found = []
+    found: list[Step] = []
     for i, given in enumerate(gradients):
-        parts = {"weight": np.stack([s.weights[i] for s in states])}
-        parts |= {slot: np.stack([s.slots[i][slot] for s in states]) for slot in recurrence.slots}
-        if recurrence.name in WHOLE_VARIABLE:
-            oracle, bound = _one_by_one(recurrence, parts, given, rates, hyper, dtype)
-        else:
-            dimensions = given.value.ndim
-            parts = {name: _widen(value, dimensions) for name, value in parts.items()}
-            updates = _widen(np.arange(1, len(rates) + 1), dimensions)
-            oracle, bound = _oracle(
-                recurrence, {k: v[:-1] for k, v in parts.items()}, given, updates,
-                _widen(np.asarray(rates), dimensions), hyper, dtype,
-            )  # fmt: skip
-        found += [Step(name, i, value[1:], oracle[name], bound[name], value[:-1]) for name, value in parts.items()]
+        found += variable_steps(recurrence, states, i, given, rates, hyper, dtype)
     return found
+
+
+def variable_steps(
+    recurrence: Recurrence,
+    states: Sequence[State],
+    i: int,
+    given: Approximate,
+    rates: Sequence[float],
+    hyper: Any,
+    dtype: str,
+    first: int = 1,
+) -> list[Step]:
+    """Return what `steps` does, for one variable; `first` is the first update's number."""
+    parts = {"weight": np.stack([s.weights[i] for s in states])}
+    parts |= {slot: np.stack([s.slots[i][slot] for s in states]) for slot in states[0].slots[i]}
+    if recurrence.name.removesuffix("_decayed") in WHOLE_VARIABLE:
+        oracle, bound = _one_by_one(recurrence, parts, given, rates, hyper, dtype, first)
+    else:
+        dimensions = given.value.ndim
+        parts = {name: _widen(value, dimensions) for name, value in parts.items()}
+        updates = _widen(np.arange(first, len(rates) + first), dimensions)
+        oracle, bound = _oracle(
+            recurrence, {k: v[:-1] for k, v in parts.items()}, given, updates,
+            _widen(np.asarray(rates), dimensions), hyper, dtype,
+        )  # fmt: skip
+    return [Step(name, i, value[1:], oracle[name], bound[name], value[:-1]) for name, value in parts.items()]
 
 
 def _widen(values: Array, dimensions: int) -> Array:
@@ -273,7 +299,7 @@ def _oracle(
     recurrence: Recurrence, before: Any, given: Approximate, update: Any, rate: Any, hyper: Any, dtype: str
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Return the recurrence's next state and its bound, part by part."""
-    slots = {name: before[name] for name in recurrence.slots}
+    slots = {name: value for name, value in before.items() if name != "weight"}
     state = (before["weight"], slots, given.value)
     now = {"update": update, "learning_rate": rate, "hyper": hyper}
     weight, new_slots = recurrence.step(*state, **now)
@@ -282,12 +308,12 @@ def _oracle(
 
 
 def _one_by_one(
-    recurrence: Recurrence, parts: Any, given: Approximate, rates: Sequence[float], hyper: Any, dtype: str
+    recurrence: Recurrence, parts: Any, given: Approximate, rates: Sequence[float], hyper: Any, dtype: str, first: int
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     rows = [
         _oracle(
             recurrence, {k: v[t] for k, v in parts.items()}, Approximate(given.value[t], given.error[t]),
-            t + 1, rate, hyper, dtype,
+            t + first, rate, hyper, dtype,
         )
         for t, rate in enumerate(rates)
     ]  # fmt: skip
@@ -298,11 +324,13 @@ def _one_by_one(
 def _misconfigured(training: Training, recurrence: Recurrence, hyper: Any, first: State) -> Reading | None:
     """Return a broken reading unless the optimizer holds what it was given and starts as documented."""
     for name, asked in _options(recurrence).items():
-        if name in hyper and hyper[name] != asked:
+        if asked is not None and name in hyper and hyper[name] != asked:
             seen = f"{recurrence.keras_class}({name}={asked}) holds {name}={hyper[name]}"
             return Reading(np.inf, where=name, seen=seen, allowed="what it was given")
     for i, slots in enumerate(first.slots):
         for slot, value in slots.items():
+            if (recurrence.name, slot) in COPIED_SLOTS:
+                continue
             start = FIRST_SLOTS.get(slot, 0.0)
             if np.any(value != float(np.float32(start))) and np.any(value != start):
                 where = f"{slot} of {training.bench.names[i]}"

@@ -232,7 +232,7 @@ def update_cases(**fixed: Any) -> Callable[[Context], Any]:
         }
         return st.builds(
             UpdateCase,
-            micro_batches=st.integers(2, 5),
+            micro_batches=st.integers(2, 8),
             updates=st.integers(1, 3),
             seed=seeds(),
             mode=st.just(eager_if_any(context)),
@@ -417,6 +417,7 @@ def constraints_act_once_per_update(context: Context, case: UpdateCase) -> Readi
     corners=lambda context: (
         *option_corners()(context),
         UpdateCase(micro_batches=3, updates=3, decay="on", clip="global", mode=context.runtime.modes[0], seed=3),
+        UpdateCase(micro_batches=8, updates=2, decay="exclude_bias", clip="norm", mode=eager_if_any(context), seed=4),
     ),
     examples=(2, 3, 300),
     per_subject=False,

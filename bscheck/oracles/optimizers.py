@@ -13,17 +13,19 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias, TypeGuard
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
+
+from bscheck.oracles.rounding import PRECISIONS, Rounded, allow, is_rounded, is_zero, precision_of, rounded_to
 
 __all__ = [
     "RECURRENCES",
     "Recurrence",
     "hyperparameters",
     "keras_slots",
+    "recurrence_of",
     "rounding_bound",
     "with_weight_decay",
 ]
@@ -263,16 +265,91 @@ def _adafactor(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple
     return weight - step, new_slots
 
 
+def _muon(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Jordan et al. 2024, with the step size of Liu et al. 2025; AdamW for what has a second moment."""
+    if "velocity" in slots:
+        return _muons_adamw(weight, slots, gradient, now)
+    mu = now.hyper["momentum"]
+    # Keras's `m + (g + m (mu - 1))` rounds m and g thrice more.
+    magnitude = 3.0 * (np.abs(slots["momentum"]) + np.abs(gradient))
+    momentum = allow(mu * slots["momentum"] + gradient, magnitude)
+    direction = gradient + mu * momentum if now.hyper["nesterov"] else momentum
+    rate = now.learning_rate
+    if now.hyper["rms_rate"]:
+        rate = rate * now.hyper["rms_rate"] * math.sqrt(max(weight.shape))
+    new_weight = _decayed(weight, now) - rate * _orthogonal(direction, now.hyper)
+    return new_weight, {"momentum": momentum}
+
+
+def _muons_adamw(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    names = {"beta_1": "adam_beta_1", "beta_2": "adam_beta_2"}
+    hyper = {**now.hyper, **{a: now.hyper[b] for a, b in names.items()}}
+    hyper |= {f"cast_{a}": _cast(now.hyper, b) for a, b in names.items()}
+    inside = _Now(now.update, now.learning_rate * now.hyper["adam_lr_ratio"], hyper)
+    return _adam(_decayed(weight, now, "adam_weight_decay"), slots, gradient, inside)
+
+
+def _orthogonal(direction: Any, hyper: Hyper) -> Any:
+    """Jordan et al. 2024: the quintic Newton-Schulz iteration, from a matrix of Frobenius norm 1."""
+    wide = direction if direction.shape[0] <= direction.shape[1] else direction.T
+    matrix = wide / (np.sqrt(np.square(wide).sum()) + 1e-7)
+    a, b, c = (float(hyper[f"muon_{name}"]) for name in "abc")
+    if is_rounded(matrix):
+        carried = float(np.sqrt(np.square(matrix.error).sum()))
+        for _ in range(int(hyper["ns_steps"])):
+            matrix, carried = _tracked_quintic(matrix, carried, a, b, c)
+        matrix = matrix.like(matrix.value, carried)
+    else:
+        for _ in range(int(hyper["ns_steps"])):
+            matrix = _quintic(matrix, a, b, c)
+    return matrix if direction.shape[0] <= direction.shape[1] else matrix.T
+
+
+def _quintic(matrix: Any, a: float, b: float, c: float) -> Any:
+    """``a X + b X X' X + c (X X')^2 X``: the odd polynomial of the singular values."""
+    gram = matrix @ matrix.T
+    return a * matrix + (b * gram + c * (gram @ gram)) @ matrix
+
+
+def _tracked_quintic(matrix: Rounded, carried: float, a: float, b: float, c: float) -> tuple[Rounded, float]:
+    """Return the step and the Frobenius norm of its error, given that of the error so far."""
+    # Elementwise bounds would grow with each iteration's sum of magnitudes. An odd function of singular values has,
+    # in the Frobenius norm, the Lipschitz constant of the function itself (its divided differences are at most that).
+    following = _quintic(matrix.like(matrix.value, 0.0), a, b, c)
+    largest = float(np.linalg.norm(matrix.value, 2)) + carried
+    turning = -3.0 * b / (10.0 * c) if c else 0.0
+    squares = [0.0, largest**2, min(max(turning, 0.0), largest**2)]
+    steepest = max(abs(a + 3.0 * b * s + 5.0 * c * s**2) for s in squares)
+    own = float(np.sqrt(np.square(following.error).sum()))
+    return following, steepest * carried + own
+
+
+def _schedule_free(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Array, Slots]:
+    """Defazio et al. 2024, Algorithm 1: the weights held are y, the slots z and v; x is what they leave."""
+    beta_1, beta_2 = _cast(now.hyper, "beta_1"), _cast(now.hyper, "beta_2")
+    second = _average(slots["velocity"], np.square(gradient), beta_2)
+    denominator = np.sqrt(second / (1.0 - beta_2**now.update)) + _cast(now.hyper, "epsilon")
+    rate = now.learning_rate
+    if now.hyper["warmup_steps"]:
+        rate = rate * np.minimum(now.update / now.hyper["warmup_steps"], 1.0)
+    iterate = slots["momentum"] - rate * gradient / denominator
+    average = (weight - (1.0 - beta_1) * slots["momentum"]) / beta_1
+    share = 1.0 / now.update
+    average = (1.0 - share) * average + share * iterate
+    new_weight = (1.0 - beta_1) * iterate + beta_1 * average
+    return new_weight, {"momentum": iterate, "velocity": second}
+
+
 def _average(old: Array, new: Array, decay: float) -> Array:
     """``decay * old + (1 - decay) * new``, the exponential moving average of every paper here."""
     kept = 1.0 - decay
     # Keras's `old + (new - old) * (1 - decay)` rounds `(1 - decay) * old` twice more than the paper's form.
-    return _allow(decay * old + kept * new, 2.0 * abs(kept) * np.abs(old))
+    return allow(decay * old + kept * new, 2.0 * abs(kept) * np.abs(old))
 
 
 def _blend(old: Array, new: Array, forget: float) -> Array:
     """The moving average again, given ``1 - decay``, which is the exact one of the pair for Adafactor."""
-    return _allow((1.0 - forget) * old + forget * new, 2.0 * np.abs(new))
+    return allow((1.0 - forget) * old + forget * new, 2.0 * np.abs(new))
 
 
 def _rms(values: Array) -> Array:
@@ -307,12 +384,12 @@ def _as_step(rule: _Rule) -> Step:
     return step
 
 
-def _decayed(weight: Array, now: _Now) -> Array:
+def _decayed(weight: Array, now: _Now, option: str = "weight_decay") -> Array:
     """Loshchilov & Hutter 2019, equation 1: the weights shrink by a share of themselves."""
-    loss = now.learning_rate * _cast(now.hyper, "weight_decay") * weight
+    loss = now.learning_rate * _cast(now.hyper, option) * weight
     # On torch Keras forms `1 - weight_decay * learning_rate` in float32 whatever the weights' dtype.
     coarse = now.hyper.get("decay_unit", 0.0) * (np.abs(weight) + 3.0 * np.abs(loss))
-    return _allow(weight - loss, coarse, unit=1.0)
+    return allow(weight - loss, coarse, unit=1.0)
 
 
 def with_weight_decay(recurrence: Recurrence, weight_decay: float = 0.004) -> Recurrence:
@@ -560,6 +637,31 @@ _ENTRIES = (
             _OPERAND_NOTE,
         ),
     ),
+    _entry(
+        "muon", "Muon", _muon,
+        "momentum nesterov ns_steps muon_a muon_b muon_c rms_rate weight_decay "
+        "adam_beta_1 adam_beta_2 epsilon adam_lr_ratio adam_weight_decay",
+        "momentum velocity",
+        source="Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks; step size: Liu et al. "
+        f"2025, Muon is Scalable for LLM Training, arXiv:2502.16982, equation 4; AdamW: {_KINGMA}",
+        differences=(
+            "the iteration runs in the weights' dtype, not in bfloat16.",
+            "the step size sqrt(max(n, m)) * 0.2 is Liu et al.'s; rms_rate=None leaves it out.",
+            "tables called embedding, and what is no matrix, are updated by AdamW in the same optimizer.",
+            _EPSILON_HAT, _CAST_NOTE.format("beta in AdamW's bias corrections and both weight decays"),
+        ),
+    ),
+    _entry(
+        "schedulefreeadamw", "ScheduleFreeAdamW", _schedule_free, "beta_1 beta_2 epsilon warmup_steps",
+        "momentum velocity",
+        source="Defazio et al. 2024, The Road Less Scheduled, arXiv:2405.15682, Algorithm 1",
+        differences=(
+            "the average's weights are 1/t, the paper's the squared rates: they differ under warm-up and schedules.",
+            "the bias correction is taken of v, with epsilon outside it; the paper's is in the rate.",
+            "weight decay is Keras's own option: it shrinks y before the step, the paper subtracts it from z.",
+            _CAST_NOTE.format("beta_1, beta_2 and epsilon"),
+        ),
+    ),
 )  # fmt: skip
 
 _RMSPROP_CENTERED_MOMENTUM = _entry(
@@ -579,6 +681,21 @@ RECURRENCES: Mapping[str, Recurrence] = MappingProxyType(
 """Every recurrence by name."""
 
 
+#: Options that make another recurrence of the same class.
+_SELECTING = ("momentum", "nesterov", "centered", "amsgrad")
+
+
+def recurrence_of(keras_class: str, options: Mapping[str, object]) -> Recurrence | None:
+    """Return the recurrence of an optimizer class with these constructor options, None where none is written."""
+    if keras_class == "AdamW" and options.get("amsgrad"):
+        return replace(with_weight_decay(RECURRENCES["amsgrad"]), keras_class="AdamW")
+    found = [entry for entry in RECURRENCES.values() if entry.keras_class == keras_class]
+    if len(found) < 2:
+        return found[0] if found else None
+    wanted = {name for name in _SELECTING if options.get(name)}
+    return next((entry for entry in found if {n for n in _SELECTING if entry.options.get(n)} == wanted), None)
+
+
 # --- reading a Keras optimizer -----------------------------------------------------------------------------
 
 _CAST_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -590,6 +707,8 @@ _CAST_NAMES: Mapping[str, tuple[str, ...]] = {
     "Lion": ("beta_1", "beta_2"),
     "Lamb": ("beta_1", "beta_2"),
     "Adafactor": ("epsilon_2",),
+    "Muon": ("adam_beta_1", "adam_beta_2", "adam_weight_decay"),
+    "ScheduleFreeAdamW": ("beta_1", "beta_2", "epsilon"),
 }
 """Hyperparameters that Keras sends through `ops.cast`; all others meet tensors as Python floats."""
 
@@ -597,7 +716,7 @@ _NADAM_SCHEDULE_DECAY = 0.96  # Dozat 2016; not an attribute of Keras's Nadam
 
 _SLOT_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "momentum": ("_momentums", "momentums", "_m"),
-    "velocity": ("_velocities", "_v"),
+    "velocity": ("adam_velocities", "_velocities", "_v"),
     "velocity_hat": ("_velocity_hats",),
     "average_gradient": ("_average_gradients",),
     "accumulator": ("_accumulators",),
@@ -639,8 +758,9 @@ def keras_slots(optimizer: Any, index: int, recurrence: Recurrence) -> Slots:
 
 
 def _slot_variables(optimizer: Any, index: int, recurrence: Recurrence) -> dict[str, Any]:
-    """The Keras variables themselves, for a test that wants to set them."""
-    return {slot: _slot_variable(optimizer, index, slot) for slot in recurrence.slots}
+    """The Keras variables themselves; a slot that an optimizer keeps for other variables only is left out."""
+    found = {slot: _slot_variable(optimizer, index, slot) for slot in recurrence.slots}
+    return {slot: variable for slot, variable in found.items() if variable is not None}
 
 
 def _slot_variable(optimizer: Any, index: int, slot: str) -> Any:
@@ -698,13 +818,13 @@ def hyperparameters(optimizer: Any, recurrence: Recurrence, dtype: str) -> dict[
     if recurrence.keras_class == "Nadam":
         values["schedule_decay"] = _NADAM_SCHEDULE_DECAY
     backend = _backend(optimizer)
-    precision = _precision(dtype)
+    precision = precision_of(dtype)
     for name in (*_CAST_NAMES.get(recurrence.keras_class, ()), "weight_decay"):
         if name in values:
             value = values[name]
-            through = _round(value, _PRECISIONS["float32"]) if backend == "tensorflow" else value
-            values[f"cast_{name}"] = _round(through, precision)
-    single = _PRECISIONS["float32"].unit
+            through = rounded_to(value, PRECISIONS["float32"]) if backend == "tensorflow" else value
+            values[f"cast_{name}"] = rounded_to(through, precision)
+    single = PRECISIONS["float32"].unit
     fused, torch = backend == "torch_fused", backend.startswith("torch")
     values["fused"] = fused
     values["decay_unit"] = single if torch else 0.0
@@ -730,27 +850,6 @@ def _backend(optimizer: Any) -> str:
 
 
 # --- rounding ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Precision:
-    """`unit`: unit roundoff; `tiny`: smallest normal number (backends may flush what is below it to zero).
-
-    `operand` and `mean`: unit roundoff of plain numbers and of means, where coarser (see `hyperparameters`).
-    """
-
-    unit: float
-    tiny: float
-    operand: float = 0.0
-    mean: float = 0.0
-
-
-_PRECISIONS = {
-    "float64": _Precision(2.0**-53, 2.0**-1022),
-    "float32": _Precision(2.0**-24, 2.0**-126),
-    "float16": _Precision(2.0**-11, 2.0**-14),
-    "bfloat16": _Precision(2.0**-8, 2.0**-126),
-}
 
 _ORDERS = 2.0
 """Keras may group sums and fuse products as it likes. A sum is charged with the magnitude of its terms, so
@@ -810,192 +909,33 @@ def rounding_bound(
         If the dtype is unknown.
     """
     habits = {"operand": hyper.get("operand_unit", 0.0), "mean": hyper.get("mean_unit", 0.0)}
-    keras = (replace(_precision(dtype), **habits), _ORDERS, gradient_error)
-    runs = (keras, (_PRECISIONS["float64"], 1.0, 0.0))
+    keras = (replace(precision_of(dtype), **habits), _ORDERS, gradient_error)
+    runs = (keras, (PRECISIONS["float64"], 1.0, 0.0))
     total_weight: Array = np.zeros(np.shape(weight))
     total_slots: Slots = {name: np.zeros(np.shape(slot)) for name, slot in slots.items()}
     for precision, factor, error in runs:
-        exact = _Rounded.source(precision)
+        exact = Rounded.source(precision)
         arguments: dict[str, Any] = {"update": exact(update), "learning_rate": exact(learning_rate)}
         tracked = {name: exact(slot) for name, slot in slots.items()}
         with np.errstate(all="ignore"):
             step: Any = recurrence.step
-            given = _Rounded(gradient, error, precision)
+            given = Rounded(gradient, error, precision)
             new_weight, new_slots = step(exact(weight), tracked, given, hyper=hyper, **arguments)
             total_weight = total_weight + _limit(new_weight, factor)
             total_slots = {name: total_slots[name] + _limit(slot, factor) for name, slot in new_slots.items()}
     return total_weight, total_slots
 
 
-def _limit(number: _Rounded, factor: float) -> Array:
+def _limit(number: Rounded, factor: float) -> Array:
     bound = factor * number.error + number.precision.tiny
     return np.where(np.isnan(bound), np.inf, bound)
 
 
-def _precision(dtype: str) -> _Precision:
-    if dtype not in _PRECISIONS:
-        raise ValueError(f"no unit roundoff known for dtype {dtype!r}; known: {', '.join(_PRECISIONS)}")
-    return _PRECISIONS[dtype]
-
-
-def _round(value: float, precision: _Precision) -> float:
-    """The nearest number of that precision, ties to even (range ignored)."""
-    mantissa, exponent = math.frexp(value)
-    return math.ldexp(round(mantissa / precision.unit) * precision.unit, exponent)
-
-
-class _Rounded(NDArrayOperatorsMixin):
-    """An array and a bound on its error, which NumPy's operators and functions carry along."""
-
-    __slots__ = ("error", "precision", "value")
-
-    def __init__(self, value: Any, error: Any, precision: _Precision) -> None:
-        self.value: Array = np.asarray(value, dtype=np.float64)
-        self.error: Array = np.broadcast_to(np.asarray(error, dtype=np.float64), self.value.shape)
-        self.precision = precision
-
-    @staticmethod
-    def source(precision: _Precision) -> Callable[[Any], _Rounded]:
-        """A maker of numbers that are exact to begin with."""
-        return lambda value: _Rounded(value, 0.0, precision)
-
-    @property
-    def ndim(self) -> int:
-        return self.value.ndim
-
-    def like(self, value: Any, error: Any) -> _Rounded:
-        return _Rounded(value, error, self.precision)
-
-    def lift(self, operand: Any) -> _Rounded:
-        """A plain number is a hyperparameter: it is rounded to the dtype unless it fits."""
-        if isinstance(operand, _Rounded):
-            return operand
-        number = float(operand)
-        unit = max(self.precision.operand, self.precision.unit)
-        coarse = replace(self.precision, unit=unit)
-        return self.like(number, 0.0 if _round(number, coarse) == number else unit * abs(number))
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        outcome = _OUTCOMES.get(ufunc)
-        if outcome is None or method != "__call__" or kwargs:
-            return NotImplemented
-        operands = [self.lift(operand) for operand in inputs]
-        value = ufunc(*(operand.value for operand in operands))
-        carried, rounded, exact = outcome(value, *operands)
-        own = np.where(exact, 0.0, rounded * self.precision.unit + self.precision.tiny)
-        return self.like(value, carried + own)
-
-    def __getitem__(self, key: Any) -> _Rounded:
-        return self.like(self.value[key], self.error[key])
-
-    def sum(self, axis: int | None = None, keepdims: bool = False) -> _Rounded:
-        total = self.value.sum(axis=axis, keepdims=keepdims)
-        magnitude = np.abs(self.value).sum(axis=axis, keepdims=keepdims)
-        additions = self.value.size / max(total.size, 1) - 1
-        error = self.error.sum(axis=axis, keepdims=keepdims) + additions * self.precision.unit * magnitude
-        return self.like(total, error)
-
-    def mean(self, axis: int | None = None, keepdims: bool = False) -> _Rounded:
-        total = self.sum(axis=axis, keepdims=keepdims)
-        count = self.value.size / max(total.value.size, 1)
-        magnitude = np.abs(self.value).sum(axis=axis, keepdims=keepdims)
-        error = total.error + (count + 1.0) * self.precision.mean * magnitude
-        mean: _Rounded = self.like(total.value, error) / count
-        return mean
-
-
-_Outcome: TypeAlias = tuple[Any, Any, Any]
-"""Error carried over from the operands, magnitude that is rounded, where the operation is exact."""
-
-
-def _is_zero(number: _Rounded) -> Any:
-    return (number.value == 0) & (number.error == 0)
-
-
-def _of_sum(value: Array, x: _Rounded, y: _Rounded) -> _Outcome:
-    return x.error + y.error, np.abs(x.value) + np.abs(y.value), _is_zero(x) | _is_zero(y)
-
-
-def _of_product(value: Array, x: _Rounded, y: _Rounded) -> _Outcome:
-    carried = x.error * np.abs(y.value) + np.abs(x.value) * y.error + x.error * y.error
-    return carried, np.abs(value), _is_zero(x) | _is_zero(y)
-
-
-def _of_quotient(value: Array, x: _Rounded, y: _Rounded) -> _Outcome:
-    room = np.abs(y.value) - y.error
-    carried = np.where(room > 0, (x.error + np.abs(value) * y.error) / np.where(room > 0, room, 1.0), np.inf)
-    return carried, np.abs(value), _is_zero(x)
-
-
-def _of_square(value: Array, x: _Rounded) -> _Outcome:
-    return _of_product(value, x, x)
-
-
-def _of_root(value: Array, x: _Rounded) -> _Outcome:
-    low = np.maximum(x.value - x.error, 0.0)
-    # sqrt(x) - sqrt(x - e) without its cancellation; the upper end is nearer. Below zero, anything goes.
-    inside = x.error / (value + np.sqrt(low))
-    carried = np.where(x.value > x.error, inside, np.sqrt(np.abs(x.value) + x.error))
-    return np.where(_is_zero(x), 0.0, carried), value, _is_zero(x)
-
-
-def _of_power(value: Array, x: _Rounded, y: _Rounded) -> _Outcome:
-    bases = (np.maximum(x.value - x.error, 0.0), x.value + x.error)
-    exponents = (y.value - y.error, y.value + y.error)
-    corners = np.max([np.abs(np.power(b, e) - value) for b in bases for e in exponents], axis=0)
-    carried = np.where((x.error > 0) | (y.error > 0), corners, 0.0)
-    logarithm = np.abs(y.value * np.log(np.where(x.value > 0, x.value, 1.0)))
-    return carried, np.abs(value) * (4.0 + 2.0 * logarithm), _is_zero(x)
-
-
-def _of_sign(value: Array, x: _Rounded) -> _Outcome:
-    undecided = (np.abs(x.value) <= x.error) & ~_is_zero(x)
-    return np.where(undecided, 1.0 + np.abs(value), 0.0), 0.0, True
-
-
-def _of_extreme(value: Array, x: _Rounded, y: _Rounded) -> _Outcome:
-    return np.maximum(x.error, y.error), 0.0, True
-
-
-def _of_magnitude(value: Array, x: _Rounded) -> _Outcome:
-    return x.error, 0.0, True
-
-
-_OUTCOMES: Mapping[np.ufunc, Callable[..., _Outcome]] = {
-    np.add: _of_sum,
-    np.subtract: _of_sum,
-    np.multiply: _of_product,
-    np.divide: _of_quotient,
-    np.square: _of_square,
-    np.sqrt: _of_root,
-    np.power: _of_power,
-    np.sign: _of_sign,
-    np.maximum: _of_extreme,
-    np.minimum: _of_extreme,
-    np.absolute: _of_magnitude,
-    np.negative: _of_magnitude,
-}
-
-
-def _is_rounded(number: object) -> TypeGuard[_Rounded]:
-    return isinstance(number, _Rounded)
-
-
-def _allow(number: Array, magnitude: Any, unit: float | None = None) -> Array:
-    """Charge a tracked number with more rounding of that magnitude; a plain array passes through."""
-    if not _is_rounded(number):
-        return number
-    extra = magnitude.value if _is_rounded(magnitude) else magnitude
-    charged: Any = number.like(number.value, number.error + extra * (unit or number.precision.unit))
-    widened: Array = charged
-    return widened
-
-
 def _trust_ratio(weight_norm: Any, step_norm: Any) -> Any:
     """You et al. 2020: the ratio of the norms, 1 where either is zero; infinite error where undecided."""
-    if not _is_rounded(weight_norm) or not _is_rounded(step_norm):
+    if not is_rounded(weight_norm) or not is_rounded(step_norm):
         return weight_norm / step_norm if weight_norm > 0 and step_norm > 0 else 1.0
-    if _is_zero(weight_norm) or _is_zero(step_norm):
+    if is_zero(weight_norm) or is_zero(step_norm):
         return weight_norm.like(1.0, 0.0)
     ratio = weight_norm / step_norm
     return ratio if weight_norm.value > weight_norm.error else ratio.like(ratio.value, np.inf)

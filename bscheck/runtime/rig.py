@@ -32,6 +32,8 @@ class Rig:
         Execution mode of ``apply``, and dtype of variables and arithmetic.
     constraint : str
         ``none``, ``max_norm`` (see `MAX_NORM`) or ``non_negative``, on every variable.
+    overwritten : sequence of str
+        Variables that their gradient overwrites (float8's scales), see `overwrites_with_gradient`.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Rig:
         mode: str = "eager",
         dtype: str = "float32",
         constraint: str = "none",
+        overwritten: Sequence[str] = (),
     ) -> None:
         self.keras = keras_module()
         self.dtype = dtype
@@ -58,10 +61,13 @@ class Rig:
                 for variable in self.variables:
                     non_negative = constraint == "non_negative"
                     variable.constraint = constraints.NonNeg() if non_negative else constraints.MaxNorm(MAX_NORM)
+            for name in overwritten:
+                self.variables[self.names.index(name)].overwrite_with_gradient = True
             self.optimizer = make()
             self.optimizer.build(self.variables)
             self._apply = current().apply_function(self.optimizer, self.variables, mode)
-        self._initial = [np.array(self.keras.ops.convert_to_numpy(v)) for v in self.optimizer.variables]
+        self._kept = [*self.optimizer.variables, *_untracked(self.optimizer)]
+        self._initial = [np.array(self.keras.ops.convert_to_numpy(v)) for v in self._kept]
         built = list(self.weights().values())
         self._copies = [
             next((i for i, w in enumerate(built) if w.shape == v.shape and w.size and np.array_equal(w, v)), None)
@@ -76,7 +82,7 @@ class Rig:
         with precision(self.dtype):
             for variable, value in zip(self.variables, weights, strict=True):
                 variable.assign(np.asarray(value, self.dtype))
-            for variable, value, copied in zip(self.optimizer.variables, self._initial, self._copies, strict=True):
+            for variable, value, copied in zip(self._kept, self._initial, self._copies, strict=True):
                 variable.assign(value if copied is None else np.asarray(weights[copied], self.dtype))
 
     def apply(self, gradients: Sequence[Any]) -> None:
@@ -103,6 +109,35 @@ class Rig:
         """Return the number of updates that the optimizer says it has made."""
         return updates(self.optimizer)
 
+    def finalize(self) -> None:
+        """Give the weights their final values, as the end of ``fit`` does."""
+        with precision(self.dtype):
+            self.optimizer.finalize_variable_values(self.variables)
+
+    def set_rate(self, rate: float) -> None:
+        """Give the optimizer another learning rate."""
+        with precision(self.dtype):
+            self.optimizer.learning_rate = rate
+
+    def loss_scale(self) -> float:
+        """Return what the optimizer makes of a loss of one."""
+        with precision(self.dtype):
+            one = self.keras.ops.convert_to_tensor(np.asarray(1.0, self.dtype))
+            return float(self.keras.ops.convert_to_numpy(self.optimizer.scale_loss(one)))
+
+
+def _untracked(optimizer: Any) -> list[Any]:
+    """Return variables that an optimizer, or the one inside it, holds but does not list."""
+    listed = {id(v) for v in optimizer.variables}
+    owners = (optimizer, getattr(optimizer, "inner_optimizer", None))
+    held = [value for owner in owners if owner is not None for value in vars(owner).values()]
+    return [v for v in held if isinstance(v, keras_module().Variable) and id(v) not in listed]
+
+
+def overwrites_with_gradient() -> bool:
+    """Whether the installed Keras knows variables that their gradient overwrites."""
+    return hasattr(keras_module().Variable, "overwrite_with_gradient")
+
 
 def slots(optimizer: Any) -> dict[str, Array]:
     """Return an optimizer's own variables by name: slots and averages, not counters and accumulators."""
@@ -126,3 +161,10 @@ def accumulators(optimizer: Any) -> list[Array]:
 def updates(optimizer: Any) -> int:
     """Return the number of updates that an optimizer says it has made."""
     return int(keras_module().ops.convert_to_numpy(optimizer.iterations))
+
+
+def number(make: Callable[..., Any], *arguments: Any, dtype: str, step: int) -> float:
+    """Make a learning-rate schedule at a precision and return its value at a step."""
+    keras = keras_module()
+    with precision(dtype):
+        return float(keras.ops.convert_to_numpy(make(*arguments)(keras.ops.convert_to_tensor(step, "int32"))))

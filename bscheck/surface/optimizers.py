@@ -43,6 +43,33 @@ EMAS: Mapping[str, Mapping[str, Any]] = {
     "overwrite": {"use_ema": True, "ema_momentum": EMA_MOMENTUM, "ema_overwrite_frequency": 2},
 }
 
+#: Options that every optimizer takes from its base class, each with a value that makes a difference.
+BASE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "weight_decay": {"weight_decay": DECAY},
+    "clipnorm": {"clipnorm": 0.5},
+    "clipvalue": {"clipvalue": 0.2},
+    "global_clipnorm": {"global_clipnorm": 0.5},
+    "use_ema": {"use_ema": True, "ema_momentum": EMA_MOMENTUM, "ema_overwrite_frequency": 2},
+    "gradient_accumulation_steps": {"gradient_accumulation_steps": 2},
+}
+
+#: Another value than the default for every option that a class has of its own, chosen so that it makes a difference;
+#: a switch is turned over, whatever its default.
+OTHER_VALUES: Mapping[str, Any] = {
+    "adam_beta_1": 0.8, "adam_beta_2": 0.95, "adam_lr_ratio": 0.3, "adam_weight_decay": 0.2, "amsgrad": True,
+    "beta": 0.4, "beta_1": 0.8, "beta_2": 0.95, "beta_2_decay": -0.5, "centered": True, "clip_threshold": 0.5,
+    "epsilon": 0.03, "epsilon_1": 0.02, "epsilon_2": 2.0, "exclude_embeddings": False, "exclude_layers": ["kern"],
+    "initial_accumulator_value": 0.3, "l1_regularization_strength": 0.3, "l2_regularization_strength": 0.2,
+    "l2_shrinkage_regularization_strength": 0.15, "learning_rate_power": -0.7, "momentum": 0.8, "muon_a": 3.0,
+    "muon_b": -4.0, "muon_c": 1.8, "nesterov": True, "ns_steps": 3, "relative_step": False, "rho": 0.7,
+    "rms_rate": 0.3, "warmup_steps": 5,
+}  # fmt: skip
+
+#: Options that are varied by fields of the cases, or that do not reach an update.
+COMMON_OPTIONS = frozenset(
+    {*BASE_OPTIONS, "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor", "learning_rate", "name"}
+)
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -75,6 +102,30 @@ def variant(name: str) -> Variant:
     if name not in known:
         raise BscheckError(unknown("optimizer", name, known))
     return known[name]
+
+
+def exports(class_name: str) -> bool:
+    """Whether the installed Keras exports an optimizer class of this name."""
+    return hasattr(keras_module().optimizers, class_name)
+
+
+def own_options(variant: Variant) -> list[str]:
+    """Return the options of the optimizer's constructor that its base class does not have."""
+    parameters = inspect.signature(getattr(keras_module().optimizers, variant.class_name).__init__).parameters
+    named = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and n != "self"]
+    return [n for n in named if n not in COMMON_OPTIONS]
+
+
+def other_values(variant: Variant, option: str) -> dict[str, Any]:
+    """Return the optimizer's options with one, ``all`` that are numbers, or ``none`` of its own at another value."""
+    own = own_options(variant)
+    if option not in (*own, "all", "none"):
+        raise BscheckError(unknown(f"option of {variant.class_name}", option, own))
+    numbers = [n for n in own if n in OTHER_VALUES and type(OTHER_VALUES[n]) in (int, float)]
+    chosen = {"all": numbers, "none": []}.get(option, [option])
+    default = inspect.signature(getattr(keras_module().optimizers, variant.class_name).__init__).parameters
+    other = {n: not default[n].default if type(OTHER_VALUES[n]) is bool else OTHER_VALUES[n] for n in chosen}
+    return {**variant.options, **other}
 
 
 def accepts(variant: Variant, option: str) -> bool:
@@ -112,3 +163,29 @@ def make(
     if decay == "exclude_bias":
         optimizer.exclude_from_weight_decay(var_names=["bias"])
     return optimizer
+
+
+def scaling(inner: Any, initial_scale: float, growth: int, **more: Any) -> Any:
+    """Return a ``LossScaleOptimizer`` around the optimizer, with these options of the wrapper's own."""
+    exported = keras_module().optimizers.LossScaleOptimizer
+    return exported(inner, initial_scale=initial_scale, dynamic_growth_steps=growth, **more)
+
+
+def several(given: str, members: Mapping[str, Any], default: Any, factor: float | None) -> Any:
+    """Return a ``MultiOptimizer``: the named variables' optimizers, and the one of all others.
+
+    Parameters
+    ----------
+    given : str
+        ``map`` or ``function``, see `bscheck.cases.MemberCase`.
+    members : mapping
+        Optimizers by the path of their variable.
+    default
+        The optimizer of every other variable.
+    factor : float, optional
+        ``loss_scale_factor``.
+    """
+    exported = keras_module().optimizers
+    if given == "map":
+        return exported.MultiOptimizer(exported.OptimizerMap(default, dict(members)), loss_scale_factor=factor)
+    return exported.MultiOptimizer(lambda variable: members.get(variable.path, default), loss_scale_factor=factor)

@@ -18,7 +18,7 @@ RATES = [0.1, 0.1, 0.03, 0.2]
 
 
 def hyper(recurrence: Recurrence) -> dict[str, float]:
-    given = {"schedule_decay": 0.96, "momentum": 0.9, "weight_decay": 0.1, "relative_step": True}
+    given = {"schedule_decay": 0.96, "momentum": 0.9, "weight_decay": 0.1, "relative_step": True, "warmup_steps": 0}
     return {**given, **OPTIONS[recurrence.keras_class]}
 
 

@@ -51,6 +51,8 @@ OTHER_OPTIONS: dict[str, dict[str, Any]] = {
     "lamb": {"beta_1": 0.3, "beta_2": 0.9, "epsilon": 1e-3},
     "adafactor": {"clip_threshold": 0.5, "beta_2_decay": -0.3, "epsilon_2": 0.1, "relative_step": False},
 }
+#: Optimizers whose weights are a known issue of Keras (`bscheck/data/known_issues.toml`); their slots are not.
+HELD_WEIGHTS = {"schedulefreeadamw": keras.backend.backend() != "jax"}
 DECAYED = [with_weight_decay(RECURRENCES[name], 0.02) for name in ("sgd", "rmsprop", "lion", "ftrl", "lamb")]
 
 
@@ -77,6 +79,9 @@ def build(recurrence: Recurrence, dtype: str, **options: Any) -> tuple[Any, list
     variables = [keras.Variable(np.zeros(shape), dtype=dtype, name="kernel") for shape in SHAPES]
     if str(keras.ops.convert_to_numpy(variables[0].value).dtype) != dtype:
         pytest.skip(f"{keras.backend.backend()} holds no {dtype} here (on JAX: JAX_ENABLE_X64=1)")
+    if recurrence.name == "muon" and dtype == "float64" and keras.backend.backend() == "tensorflow":
+        # With floatx float32, Keras multiplies float64 weights by a float32 root, which TensorFlow refuses.
+        options = {"rms_rate": None, **options}
     optimizer = kind(**{**recurrence.options, **options})
     optimizer.build(variables)
     return optimizer, variables
@@ -125,7 +130,8 @@ def steps(recurrence: Recurrence, dtype: str, draws: int, seed: int, **options: 
             new_weight, new_slots = recurrence.step(*state, **now)
             bound, slot_bounds = rounding_bound(recurrence, *state, **now, dtype=dtype)
             where = f"{recurrence.name} {dtype} draw {draw} shape {SHAPES[index]} update {update}"
-            yield Outcome(f"{where}: weight", read(variables[index]), new_weight, bound)
+            if not HELD_WEIGHTS.get(recurrence.name, False):
+                yield Outcome(f"{where}: weight", read(variables[index]), new_weight, bound)
             for name, value in keras_slots(optimizer, index, recurrence).items():
                 yield Outcome(f"{where}: {name}", value, new_slots[name], slot_bounds[name])
 
@@ -213,7 +219,7 @@ def test_step_changes_nothing_in_place(name: str) -> None:
     hyper = hyperparameters(optimizer, recurrence, "float32")
     weight, slots = recurrence.step(*state, update=1, learning_rate=0.5, hyper=hyper)
     assert weight.dtype == np.float64
-    assert set(slots) == set(recurrence.slots)
+    assert set(slots) == set(state[1])
     np.testing.assert_array_equal(state[0], copies[0])
     np.testing.assert_array_equal(state[2], copies[2])
     for key, value in state[1].items():
@@ -245,3 +251,34 @@ def test_repeated_gradients_leave_centered_rmsprop_undecided() -> None:
     bound, slot_bounds = rounding_bound(recurrence, np.ones(3), slots, gradient, **now, dtype="float32")
     assert np.all(np.isinf(bound))
     assert np.all(np.isfinite(slot_bounds["velocity"]))
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3), (5, 1)])
+def test_newton_schulz_acts_on_the_singular_values(shape: tuple[int, int]) -> None:
+    """Jordan et al. 2024: the iteration leaves singular vectors alone and sends each value through the quintic."""
+    rng = np.random.default_rng(0)
+    gradient = rng.standard_normal(shape)
+    hyper = {"muon_a": 3.4445, "muon_b": -4.775, "muon_c": 2.0315, "ns_steps": 5, "momentum": 0.0, "nesterov": False}
+    hyper |= {"rms_rate": 0.0, "weight_decay": 0.0}
+    now: dict[str, Any] = {"update": 1, "learning_rate": 1.0, "hyper": hyper}
+    weight, _ = RECURRENCES["muon"].step(np.zeros(shape), {"momentum": np.zeros(shape)}, gradient, **now)
+    left, values, right = np.linalg.svd(gradient, full_matrices=False)
+    values = values / (np.sqrt(np.square(values).sum()) + 1e-7)
+    for _ in range(5):
+        values = 3.4445 * values - 4.775 * values**3 + 2.0315 * values**5
+    np.testing.assert_allclose(weight, -(left * values) @ right, atol=1e-13)
+
+
+def test_schedule_free_average_is_the_mean_of_the_iterates() -> None:
+    """Defazio et al. 2024, equation 5 at a constant rate: x is the plain mean of z_1 ... z_t."""
+    rng = np.random.default_rng(1)
+    hyper = {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8, "warmup_steps": 0}
+    weight = rng.standard_normal(4)
+    slots = {"momentum": weight, "velocity": np.zeros(4)}
+    iterates = []
+    for update in range(1, 7):
+        now: dict[str, Any] = {"update": update, "learning_rate": 0.1, "hyper": hyper}
+        weight, slots = RECURRENCES["schedulefreeadamw"].step(weight, slots, rng.standard_normal(4), **now)
+        iterates.append(slots["momentum"])
+        average = np.mean(iterates, axis=0)
+        np.testing.assert_allclose(weight, 0.1 * slots["momentum"] + 0.9 * average, atol=1e-13)
