@@ -185,10 +185,10 @@ def _weights(made: Made, case: LayerValueCase) -> dict[str, Array]:
     rng = random(case.seed, 3)
     found = {}
     for path, first in made.first.items():
-        drawn = rng.standard_normal(first.shape)
+        drawn = np.asarray(rng.standard_normal(first.shape))
         name = path.split("/")[-1]
         if name == "moving_variance":
-            drawn = 2.0**drawn
+            drawn = np.exp2(drawn)
         elif name in ("gamma", "scale"):
             drawn = 1.0 + 0.3 * drawn
         else:

@@ -529,12 +529,14 @@ def constructions(name: str) -> tuple[Construction, ...]:
     """Return the constructions of a layer, or of ``activation-NAME``, that the installed release and backend have."""
     if name.startswith(ACTIVATION):
         function = name.removeprefix(ACTIVATION)
+        if function not in exported_activations():
+            return ()
         return tuple(
             _make("Activation", _SHAPE, activation=function, arguments=dict(given))
             for given in ACTIVATION_ARGUMENTS.get(function, ({},))
             if _takes(getattr(keras_module().activations, function), given)
         )
-    return tuple(c for c in CONSTRUCTIONS[name] if _available(c))
+    return tuple(c for c in CONSTRUCTIONS[name] if name in exported_layers() and _available(c))
 
 
 def _takes(function: Any, options: Mapping[str, Any]) -> bool:
@@ -605,4 +607,4 @@ def build_for(layer: Any, construction: Construction) -> None:
     elif construction.passing == "spread":
         layer.build(*shapes)
     elif not layer.built:
-        layer.build(shapes[0])
+        layer.build(*shapes[: len(inspect.signature(layer.build).parameters)][:1])
