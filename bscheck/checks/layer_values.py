@@ -78,7 +78,8 @@ def layer_corners(context: Context) -> Sequence[Case]:
     """Return every construction in every mode: values and gradient in float64; zeros; float32."""
     found: list[Case] = []
     few = context.runtime.compiles_per_shape
-    for number, made in enumerate(constructions(context.param.get("layer"))):
+    made_all = constructions(context.param.get("layer"))
+    for number, made in enumerate(made_all):
         for training in made.training:
             turn = len(found)
             common: dict[str, Any] = {"construction": number, "training": training, "seed": number}
@@ -86,6 +87,8 @@ def layer_corners(context: Context) -> Sequence[Case]:
             common["examples"] = 3 if few else EXAMPLES[(turn + 2) % 4]
             found.append(LayerValueCase(gradient=made.gradients and (number == 0 or not few), **common))
     found.append(LayerValueCase(examples=3, dtype="float32", scale="large", seed=7))
+    if not few and any(made.training == (False, True) and not made.examples for made in made_all):
+        found += [LayerValueCase(examples=n, training=True, seed=10) for n in (1, 2, 5)]
     if not few:
         found += [LayerValueCase(examples=2, scale="small", training=True, seed=8), LayerValueCase(seed=9)]
     return found
@@ -185,10 +188,10 @@ def _weights(made: Made, case: LayerValueCase) -> dict[str, Array]:
     rng = random(case.seed, 3)
     found = {}
     for path, first in made.first.items():
-        drawn = rng.standard_normal(first.shape)
+        drawn = np.asarray(rng.standard_normal(first.shape))
         name = path.split("/")[-1]
         if name == "moving_variance":
-            drawn = 2.0**drawn
+            drawn = np.exp2(drawn)
         elif name in ("gamma", "scale"):
             drawn = 1.0 + 0.3 * drawn
         else:

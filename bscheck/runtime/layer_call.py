@@ -122,14 +122,18 @@ class LayerCall:
         others = [v.value for v in self.layer.non_trainable_variables]
         args = (trainable, others, list(inputs), dict(masks), cotangents)
         outputs, after, gradients = self._compiled(*args, differentiate=cotangents is not None)
-        for variable, value in zip(self.layer.non_trainable_variables, after, strict=True):
+        for variable, value in zip(self._variables, after, strict=True):
             variable.assign(value)
         return outputs, gradients
+
+    @property
+    def _variables(self) -> list[Any]:
+        return [*self.layer.trainable_variables, *self.layer.non_trainable_variables]
 
     def _pure(self, trainable: Any, others: Any, inputs: Any, masks: Any, cotangents: Any, differentiate: bool) -> Any:
         jax = importlib.import_module("jax")
         keras = keras_module()
-        variables = [*self.layer.trainable_variables, *self.layer.non_trainable_variables]
+        variables = self._variables
         floats = [np.issubdtype(x.dtype, np.floating) for x in inputs]
 
         def run(moving: Any, weights: Any) -> Any:
@@ -138,7 +142,7 @@ class LayerCall:
             mapping = list(zip(variables, [*weights, *others], strict=True))
             with keras.StatelessScope(state_mapping=mapping) as scope:
                 outputs = self.call(given, masks)
-            after = [scope.get_current_value(v) for v in self.layer.non_trainable_variables]
+            after = [scope.get_current_value(v) for v in variables]
             value = self._projection(outputs, cotangents) if differentiate else 0.0
             return value, (outputs, after)
 

@@ -438,17 +438,17 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
     "UpSampling3D": [_make("UpSampling3D", (2, 3, 2, 2), size=(2, 1, 3))],
     # At random in training
     "Dropout": [
-        _make("Dropout", (40, 3), call=DRAWN, rate=0.3),
+        _make("Dropout", (40, 50), call=DRAWN, rate=0.3),
         _make("Dropout", (40, 30), call=DRAWN, rate=0.6, noise_shape=(None, 1, None)),
     ],
     "SpatialDropout1D": [_make("SpatialDropout1D", (4, 60), call=DRAWN, rate=0.3)],
     "SpatialDropout2D": [_make("SpatialDropout2D", (2, 3, 60), call=DRAWN, rate=0.3)],
     "SpatialDropout3D": [_make("SpatialDropout3D", (2, 2, 2, 60), call=DRAWN, rate=0.3)],
-    "AlphaDropout": [_make("AlphaDropout", (40, 3), call=DRAWN, rate=0.3)],
+    "AlphaDropout": [_make("AlphaDropout", (40, 50), call=DRAWN, rate=0.3)],
     "GaussianDropout": [
-        _make("GaussianDropout", (40, 9), call=DRAWN, rate=0.3)
+        _make("GaussianDropout", (40, 50), call=DRAWN, rate=0.3)
     ],
-    "GaussianNoise": [_make("GaussianNoise", (40, 9), call=DRAWN, stddev=0.7)],
+    "GaussianNoise": [_make("GaussianNoise", (40, 50), call=DRAWN, stddev=0.7)],
     # Preprocessing
     "Rescaling": [_make("Rescaling", (4, 3), scale=0.3, offset=-1.7), _make("Rescaling", _IMAGE, scale=1 / 255)],
     "Normalization": [
@@ -529,12 +529,14 @@ def constructions(name: str) -> tuple[Construction, ...]:
     """Return the constructions of a layer, or of ``activation-NAME``, that the installed release and backend have."""
     if name.startswith(ACTIVATION):
         function = name.removeprefix(ACTIVATION)
+        if function not in exported_activations():
+            return ()
         return tuple(
             _make("Activation", _SHAPE, activation=function, arguments=dict(given))
             for given in ACTIVATION_ARGUMENTS.get(function, ({},))
             if _takes(getattr(keras_module().activations, function), given)
         )
-    return tuple(c for c in CONSTRUCTIONS[name] if _available(c))
+    return tuple(c for c in CONSTRUCTIONS[name] if name in exported_layers() and _available(c))
 
 
 def _takes(function: Any, options: Mapping[str, Any]) -> bool:
@@ -605,4 +607,4 @@ def build_for(layer: Any, construction: Construction) -> None:
     elif construction.passing == "spread":
         layer.build(*shapes)
     elif not layer.built:
-        layer.build(shapes[0])
+        layer.build(*shapes[: len(inspect.signature(layer.build).parameters)][:1])

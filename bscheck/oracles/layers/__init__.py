@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from bscheck.errors import BscheckError
 from bscheck.oracles.layers.tracked import Array, Tracked
@@ -134,13 +134,14 @@ class Outcome:
 
 
 Formula = Callable[[Call], Any]
+F = TypeVar("F", bound=Formula)
 _FORMULAS: dict[str, Formula] = {}
 
 
-def defines(*names: str) -> Callable[[Formula], Formula]:
+def defines(*names: str) -> Callable[[F], F]:
     """Register a function of a `Call` as the definition of layers; it returns a Tracked, several, or an Outcome."""
 
-    def register(function: Formula) -> Formula:
+    def register(function: F) -> F:
         _FORMULAS.update(dict.fromkeys(names, function))
         return function
 

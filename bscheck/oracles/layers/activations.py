@@ -26,6 +26,7 @@ from bscheck.oracles.layers.tracked import (
     log1p,
     maximum,
     minimum,
+    no_better_than,
     select,
     sigmoid,
     sqrt,
@@ -71,7 +72,8 @@ def softplus(x: Tracked) -> Tracked:
 
 def hard_sigmoid(x: Tracked) -> Tracked:
     """Return x / 6 + 1/2, at least 0 and at most 1."""
-    return minimum(maximum(x * (1 / 6) + 0.5, 0.0, x.u), 1.0, x.u)
+    line = no_better_than(x * (1 / 6) + 0.5, (x + 3.0) * (1 / 6))
+    return minimum(maximum(line, 0.0, x.u), 1.0, x.u)
 
 
 def gelu(x: Tracked, approximate: bool = False) -> Tracked:
