@@ -663,7 +663,7 @@ def flat_params() -> list[Param]:
     per_subject=False,
     catches="another treatment of predictions (N,): a function that takes one axis less, an update that counts by size",
     formula="|m - mean_j F(chunk j)| <= roundings u size + slack, F(chunk) the mean over the chunk's examples",
-    source="keras.io/api/losses: of y_pred [batch_size, d0, .. dN] functions return [batch_size, d0, .. dN-1]",
+    source="keras.io/api/losses: of shape [batch_size, d0, .. dN] functions return [batch_size, d0, .. dN-1]",
     example="MeanSquaredError() of predictions (N,) is 0.73; as the mean of 2 updates it is 0.65",
     exception="predictions (N,) have no axis beside the examples', so a function of the last axis gives one value for "
     "each update, and the metric is the mean of the updates (keras.io/api/losses: shapes of y_true and y_pred)",

@@ -207,7 +207,6 @@ CONSTRUCTIONS: Mapping[str, Construction] = {
 }  # fmt: skip
 
 
-@functools.cache
 def exported() -> Mapping[str, Any]:
     """Return every metric that the installed Keras exports, class or function, by its name."""
     module = keras_module().metrics
