@@ -38,6 +38,7 @@ from bscheck.surface.optimizers import (
     other_values,
     own_options,
     variant,
+    variants,
 )
 from bscheck.tolerance import TINY, UNIT_ROUNDOFF
 
@@ -68,6 +69,8 @@ def _written(name: str, case: RecurrenceCase) -> Recurrence | None:
 
 def _unwritten(context: Context) -> str | None:
     name = context.param.get("optimizer")
+    if name not in variants():
+        return f"this Keras exports no {name}"
     return None if _written(name, RecurrenceCase()) else f"no oracle is written for {name} yet"
 
 
@@ -296,7 +299,7 @@ def _corners(context: Context) -> Sequence[Case]:
         corners += [replace(single, updates=5, seed=7), RecurrenceCase(mode=mode, dtype="float32", updates=3, seed=8)]
         corners += [RecurrenceCase(mode=mode, decay="exclude_bias", clip="norm", ema="on", updates=4, seed=9)]
         corners += [RecurrenceCase(mode=mode, clip="value", updates=2, seed=10)]
-        combined = RecurrenceCase(mode=mode, option="all", decay="exclude_bias", clip="norm", micro_batches=7)
+        combined = RecurrenceCase(mode=mode, option="all", micro_batches=7)
         corners += [replace(combined, updates=2, scaled=takes, seed=13)]
     if free:
         # Its weights are held after the first update on TensorFlow and torch; its slots never are.
