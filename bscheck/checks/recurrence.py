@@ -38,6 +38,7 @@ from bscheck.surface.optimizers import (
     other_values,
     own_options,
     variant,
+    variants,
 )
 from bscheck.tolerance import TINY, UNIT_ROUNDOFF
 
@@ -68,6 +69,8 @@ def _written(name: str, case: RecurrenceCase) -> Recurrence | None:
 
 def _unwritten(context: Context) -> str | None:
     name = context.param.get("optimizer")
+    if name not in variants():
+        return f"this Keras exports no {name}"
     return None if _written(name, RecurrenceCase()) else f"no oracle is written for {name} yet"
 
 
@@ -222,7 +225,8 @@ def _expected(run: _Run, given: Sequence[Approximate], case: RecurrenceCase) -> 
 def _averaged(step: Step, averages: Sequence[Array], case: RecurrenceCase, coarse: float) -> list[Step]:
     """Return a weight's steps with those of its moving average, overwriting where it does.
 
-    ``average' = m average + (1 - m) weight'``, the first one the weight itself; four roundings of its terms.
+    ``average' = m average + (1 - m) weight'``, the first one the weight itself; four roundings of its terms, and
+    twice the rounding of m itself, which ``1 - m`` inherits whole.
     """
     u = max(UNIT_ROUNDOFF[case.dtype], coarse)
     seen = np.stack(averages[1:]).reshape(step.keras.shape)
@@ -232,7 +236,7 @@ def _averaged(step: Step, averages: Sequence[Array], case: RecurrenceCase, coars
     momentum = momentum.reshape((-1,) + (1,) * (step.keras.ndim - 1))
     terms = momentum * np.abs(before) + (1 - momentum) * np.abs(step.oracle)
     average = momentum * before + (1 - momentum) * step.oracle
-    bound = (1 - momentum) * step.bound + 4 * u * terms + TINY
+    bound = (1 - momentum) * step.bound + u * (4 * terms + 2 * momentum * np.abs(step.oracle)) + TINY
     every = EMAS[case.ema].get("ema_overwrite_frequency")
     oracle, limit = step.oracle.copy(), np.broadcast_to(step.bound, step.oracle.shape).copy()
     if every:
@@ -296,7 +300,7 @@ def _corners(context: Context) -> Sequence[Case]:
         corners += [replace(single, updates=5, seed=7), RecurrenceCase(mode=mode, dtype="float32", updates=3, seed=8)]
         corners += [RecurrenceCase(mode=mode, decay="exclude_bias", clip="norm", ema="on", updates=4, seed=9)]
         corners += [RecurrenceCase(mode=mode, clip="value", updates=2, seed=10)]
-        combined = RecurrenceCase(mode=mode, option="all", decay="exclude_bias", clip="norm", micro_batches=7)
+        combined = RecurrenceCase(mode=mode, option="all", micro_batches=7)
         corners += [replace(combined, updates=2, scaled=takes, seed=13)]
     if free:
         # Its weights are held after the first update on TensorFlow and torch; its slots never are.
@@ -327,7 +331,7 @@ def _cases(context: Context) -> Any:
         magnitude=st.sampled_from(RecurrenceCase.CHOICES["magnitude"]),
         decay=st.sampled_from(RecurrenceCase.CHOICES["decay"]),
         clip=st.sampled_from(RecurrenceCase.CHOICES["clip"]),
-        ema=st.sampled_from(RecurrenceCase.CHOICES["ema"]),
+        start=st.sampled_from(("usual", "usual", "zero")),
         earlier=st.sampled_from((0, 0, 7, 1000)),
         part=st.sampled_from(("all", "slots")),
         scaled=st.booleans(),

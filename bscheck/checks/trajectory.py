@@ -122,6 +122,8 @@ def optimizer_params() -> list[Param]:
 def has_no_recurrence(context: Context) -> str | None:
     """Return why the optimizer's training is not followed."""
     name = context.param.get("optimizer")
+    if name not in {param.get("optimizer") for param in optimizer_params()}:
+        return f"this Keras exports no {name}"
     return None if name in RECURRENCES else f"no oracle is written for {name} yet"
 
 

@@ -106,8 +106,8 @@ class Rig:
         return accumulators(self.optimizer)
 
     def updates(self) -> int:
-        """Return the number of updates that the optimizer says it has made."""
-        return updates(self.optimizer)
+        """Return the number of updates that the optimizer (the one inside, of a wrapper) says it has made."""
+        return updates(getattr(self.optimizer, "inner_optimizer", self.optimizer))
 
     def finalize(self) -> None:
         """Give the weights their final values, as the end of ``fit`` does."""
@@ -131,7 +131,8 @@ def _untracked(optimizer: Any) -> list[Any]:
     listed = {id(v) for v in optimizer.variables}
     owners = (optimizer, getattr(optimizer, "inner_optimizer", None))
     held = [value for owner in owners if owner is not None for value in vars(owner).values()]
-    return [v for v in held if isinstance(v, keras_module().Variable) and id(v) not in listed]
+    # Keras before 3.6 makes variables of another class than the one it exports.
+    return [v for v in held if hasattr(v, "assign") and hasattr(v, "path") and id(v) not in listed]
 
 
 def overwrites_with_gradient() -> bool:
