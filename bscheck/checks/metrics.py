@@ -277,9 +277,9 @@ def metric_cases(context: Context, **fields: Any) -> Any:
     drawn = {
         "seed": seeds(),
         "variant": st.integers(0, len(variants(name)) - 1),
-        "chunks": st.sampled_from([(2, 1), (1, 2, 1), *more]),
+        "chunks": st.sampled_from([(2, 1), (1, 2), *more]),
         "steps": st.sampled_from([0, 2] if construction.steps and not _few_shapes(context) else [0]),
-        "dtype": st.sampled_from(["float64", "float32", "argument"]),
+        "dtype": st.sampled_from(["float64", "float32", "argument"] if more else ["float32"]),
     }
     return st.builds(MetricCase, **{**drawn, **fields})
 
@@ -289,7 +289,8 @@ def each_variant(context: Context, **fields: Any) -> list[MetricCase]:
     chunks = [(2, 1), (1, 3, 1), (3, 2)] if not _few_shapes(context) else [(2, 1)]
     corners = []
     for i in range(len(variants(context.param.get("metric")))):
-        usual = {"chunks": chunks[i % len(chunks)], "dtype": ("float64", "float32")[i % 2]}
+        dtype = "float32" if i % 2 or (_few_shapes(context) and i) else "float64"
+        usual = {"chunks": chunks[i % len(chunks)], "dtype": dtype}
         corners.append(MetricCase(seed=i, variant=i, **{**usual, **fields}))
     return corners
 
@@ -453,8 +454,8 @@ def _repetition(whole: Situation) -> Situation | None:
 
 
 def reset_corners(context: Context) -> Sequence[MetricCase]:
-    """Return every variant, weighted or not."""
-    corners = each_variant(context, dtype="float32", chunks=(2, 1))
+    """Return a few variants, weighted or not: of one class they keep the same kind of state."""
+    corners = each_variant(context, dtype="float32", chunks=(2, 1))[:4]
     return [replace(c, weights=("none", "unequal")[i % 2]) for i, c in enumerate(corners)]
 
 
@@ -551,7 +552,7 @@ def tiny_corners(context: Context) -> Sequence[MetricCase]:
     """Return batches of 0, 1 and 2, alone, for every variant."""
     count = len(variants(context.param.get("metric")))
     sizes = [(0,), (1,), (2,)]
-    corners = [MetricCase(seed=i, variant=i % count, chunks=sizes[i % 3]) for i in range(max(3, min(count + 2, 9)))]
+    corners = [MetricCase(seed=i, variant=i % count, chunks=sizes[i % 3]) for i in range(max(3, min(count + 2, 6)))]
     return [
         *corners,
         MetricCase(chunks=(0,), weights="unequal"),
