@@ -129,7 +129,10 @@ class Situation:
 
     def predictions(self) -> Any:
         """Return the predictions as Keras gets them."""
-        return given(self.p, self.inputs, self.mask)
+        try:
+            return given(self.p, self.inputs, self.mask)
+        except AttributeError:
+            raise NotApplicable("this backend's tensors carry no mask outside a model") from None
 
 
 def _times(w: Array, mask: Array) -> Array:
@@ -364,21 +367,18 @@ def _definition(context: Context, case: MetricCase) -> Reading:
 
 
 def weight_cases(context: Context) -> Any:
-    """Draw weights of every sort and shape, and masks."""
+    """Draw weights of every sort and shape."""
     from hypothesis import strategies as st
 
-    masked = takes_masks(context.param.get("metric"))
     return metric_cases(
         context,
         weights=st.sampled_from(["unequal", "zeros", "integers"]),
         weight_shape=st.sampled_from(["flat", "column", "element"]),
-        mask=st.booleans() if masked else st.just(False),
     )
 
 
 def weight_corners(context: Context) -> Sequence[MetricCase]:
-    """Return each sort of weights in each shape, every variant once, and masks."""
-    name = context.param.get("metric")
+    """Return each sort of weights in each shape, and every variant once."""
     sorts = ["unequal", "zeros", "integers"]
     corners = [replace(c, weights=sorts[i % 3]) for i, c in enumerate(each_variant(context))]
     shapes = ["flat", "column", "element"]
@@ -390,10 +390,6 @@ def weight_corners(context: Context) -> Sequence[MetricCase]:
     if _few_shapes(context):
         return corners
     corners += [MetricCase(seed=1, chunks=(3, 2), weights="zeros", weight_shape=shape, steps=2) for shape in shapes]
-    if takes_masks(name):
-        masked = MetricCase(seed=3, chunks=(3, 2), mask=True)
-        corners += [masked, replace(masked, weights="unequal")]
-        corners += [replace(masked, steps=2), replace(masked, steps=2, weights="unequal", weight_shape="element")]
     return corners
 
 
@@ -408,14 +404,14 @@ def weight_corners(context: Context) -> Sequence[MetricCase]:
     examples=(2, 4, 100),
     per_subject=False,
     catches="weights that are ignored, for one option or shape only, that weigh the sum but not the count, that are "
-    "spread over the wrong axis; masks that still count; weights of 1 that differ from none",
+    "spread over the wrong axis; weights of 1 that differ from none",
     formula="|m - M| <= roundings u size + slack as without weights, every sum weighted; and with whole weights the "
     "metric of the examples repeated as often",
     source="keras.io/api/metrics: 'sample_weight'; 'Use sample_weight of 0 to mask values'",
     example="Precision(class_id=1) with weights (N,1) is 0.5; over the examples it is 0.8",
 )
 def sample_weights_count_examples(context: Context, case: MetricCase) -> Reading:
-    """A weight counts its example as often as it says, and 0 or a mask not at all."""
+    """A weight counts its example as often as it says, and 0 not at all."""
     return _weights(context, case)
 
 
@@ -448,6 +444,61 @@ def _repetition(whole: Situation) -> Situation | None:
     if not np.array_equal(times, w.reshape(-1)) or not times.sum():
         return None
     return replace(whole.rows(np.repeat(np.arange(len(w)), times)), w=None)
+
+
+# Masks
+
+
+def mask_params() -> list[Param]:
+    """Return the metrics that honour the mask of their predictions."""
+    return [param for param in metric_params() if takes_masks(param.get("metric"))]
+
+
+def mask_cases(context: Context) -> Any:
+    """Draw masks with and without weights."""
+    from hypothesis import strategies as st
+
+    return metric_cases(
+        context,
+        mask=st.just(True),
+        weights=st.sampled_from(["none", "unequal", "zeros"]),
+        weight_shape=st.sampled_from(["flat", "element"]),
+    )
+
+
+def mask_corners(context: Context) -> Sequence[MetricCase]:
+    """Return masks of examples and of steps, alone and with weights."""
+    masked = MetricCase(seed=3, chunks=(3, 2), mask=True)
+    if _few_shapes(context):
+        return (replace(masked, chunks=(2, 1)),)
+    steps = replace(masked, steps=2)
+    return (
+        masked,
+        replace(masked, weights="unequal"),
+        steps,
+        replace(steps, weights="unequal", weight_shape="element"),
+    )
+
+
+@check(
+    family="independence",
+    claims=("C8",),
+    case=MetricCase,
+    cases=mask_cases,
+    params=mask_params,
+    corners=mask_corners,
+    applies=constructible,
+    examples=(1, 2, 100),
+    per_subject=False,
+    catches="masked labels that still count, in the sum or in the count; a mask that replaces the weights, or meets "
+    "them along another axis",
+    formula="|m - M| <= roundings u size + slack, M with weights times mask",
+    source="keras.io/guides/understanding_masking_and_padding: masked steps are skipped",
+    example="MeanSquaredError() with no weights and a mask is 2.1; over the examples it is 1.7",
+)
+def masked_labels_do_not_count(context: Context, case: MetricCase) -> Reading:
+    """A label that the predictions' mask leaves out does not count."""
+    return _weights(context, case)
 
 
 # Reset
