@@ -221,12 +221,12 @@ def _as_dtype(y: Array | None, p: Array, case: MetricCase, construction: Constru
 
 
 def compare(seen: Array, expected: Value, u: float, told: str) -> Reading:
-    """Return the reading of a result beside its definition; what has no definition may be 0 or NaN."""
+    """Return the reading of a result beside its definition; what has no definition may be 0, 1 or NaN."""
     if seen.shape != expected.value.shape:
         text = f"{told} has shape {seen.shape}; by definition it has {expected.value.shape}"
         return Reading(float("inf"), seen=text, allowed="the same shape")
     undefined = np.isnan(expected.value)
-    accepted = undefined & (np.isnan(seen) | (seen == 0.0))
+    accepted = undefined & (np.isnan(seen) | (seen == 0.0) | (seen == 1.0))
     with np.errstate(invalid="ignore"):
         bound = expected.bound(u) + TINY
         share = np.where(accepted, 0.0, np.abs(seen - expected.value) / bound)
@@ -631,12 +631,12 @@ def tiny_cases(context: Context) -> Any:
     examples=(0, 1, 50),
     per_subject=False,
     catches="batches of 0, 1 or 2 examples that give another shape, infinity, or a number that is silently wrong",
-    formula="|m - M| <= roundings u size + slack; where M has no definition (no variance, no example) 0 or NaN",
+    formula="|m - M| <= roundings u size + slack; where M has no definition (no variance, no example) 0, 1 or NaN",
     source="keras.io/api/metrics; the mean, ratio or sum of nothing is 0",
     example="R2Score() of 1 example is 17.2; over the examples it is nan",
 )
 def metrics_of_tiny_batches_are_right_or_undefined(context: Context, case: MetricCase) -> Reading:
-    """One batch of 0, 1 or 2 examples gives the definition's value, or 0 or NaN where there is none."""
+    """One batch of 0, 1 or 2 examples gives the definition's value, or 0, 1 or NaN where there is none."""
     return _tiny(context, case)
 
 
