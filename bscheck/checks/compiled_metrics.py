@@ -37,6 +37,9 @@ NAMED: Mapping[str, Mapping[str, str]] = {
     "sparse": {"acc": "sparse_categorical_accuracy"},
 }
 
+#: Metrics of the model with one output: a few, as they are all among those of the model with several.
+ONE_OUTPUT = ("AUC", "BinaryAccuracy", "Precision", "SpecificityAtSensitivity", "TruePositives")
+
 #: Kinds of inputs that no model is given: values without targets.
 NO_TARGETS = ("values",)
 
@@ -68,10 +71,8 @@ def plan(model: str) -> Plan:
     classes = [name for name, member in exported().items() if is_class(member) and variants(name)]
     kinds = [k for k in sorted({CONSTRUCTIONS[name].inputs for name in classes}) if k not in NO_TARGETS]
     if model == "one_output":
-        kinds = ["binary"]
+        kinds, classes = ["binary"], [name for name in ONE_OUTPUT if name in classes]
     weighted = [(CONSTRUCTIONS[n].inputs, n, _floating(n)) for n in classes if CONSTRUCTIONS[n].inputs in kinds]
-    if model == "one_output":  # the options too: scores of one column take all but those that choose among classes
-        weighted += [("binary", n, i) for _, n, _ in weighted for i in range(1, len(variants(n))) if _one_column(n, i)]
     plain = [(kind, name, NAMED[kind][name]) for kind in kinds for name in NAMED.get(kind, {})]
     if "regression" in kinds:
         plain += [("regression", function, function) for function in ("squared_difference", "huber")]
@@ -83,11 +84,6 @@ def _floating(name: str) -> int:
     options = variants(name)
     wanted = [i for i, o in enumerate(options) if "dtype" in o] if CONSTRUCTIONS[name].whole_weights else [0]
     return wanted[0] if wanted else 0
-
-
-def _one_column(name: str, variant: int) -> bool:
-    chosen = {"top_k", "class_id", "multi_label", "label_weights", "from_logits", "curve"}
-    return not chosen & set(variants(name)[variant])
 
 
 def _reported(metric: str, variant: int) -> str:

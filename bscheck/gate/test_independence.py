@@ -12,6 +12,7 @@ history_of_fit_and_train_on_batch_report_the_batch = promise("history_of_fit_and
 layer_computes_its_definition = promise("layer_computes_its_definition")
 metrics_equal_their_definition = promise("metrics_equal_their_definition")
 sample_weights_count_examples = promise("sample_weights_count_examples")
+masked_labels_do_not_count = promise("masked_labels_do_not_count")
 reset_leaves_nothing_behind = promise("reset_leaves_nothing_behind")
 merged_metrics_equal_one = promise("merged_metrics_equal_one")
 metrics_of_tiny_batches_are_right_or_undefined = promise("metrics_of_tiny_batches_are_right_or_undefined")

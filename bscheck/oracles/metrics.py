@@ -5,7 +5,7 @@ weighted mean; a *definition* gives the metric's value over all examples from ta
 options of Keras's constructor. Both return, beside the value, what its rounding is measured by: ``|seen - value| <=
 roundings * u * size + slack``, with ``slack`` for the small constants (epsilon, 1e-7) by which Keras documents that it
 keeps away from division by zero. A value that is not a number has no definition (no example, no variance): there Keras
-may say 0 or NaN.
+may say 0 (nothing is explained), 1 (nothing was to explain) or NaN.
 
 Sources: Murphy, *Probabilistic Machine Learning* (2022), 5.1 (losses, confusion matrix, ROC, F scores); Davis and
 Goadrich, ICML 2006 (area under precision-recall, interpolation); Flach and Kull, NeurIPS 2015 (precision-recall gain);

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sys
 import time
 import warnings
@@ -55,6 +56,7 @@ def one_value_larger(name: str, share: float) -> Iterator[None]:
 
     sound = getattr(keras.metrics, name)
 
+    @functools.wraps(sound)
     def faulty(*arguments: Any, **options: Any) -> Any:
         values = sound(*arguments, **options)
         factor = np.ones(tuple(values.shape))
@@ -87,7 +89,10 @@ def verdicts(checks: list[str], metric: str) -> list[str]:
         if param not in check.params():
             continue
         forget()
-        if run_check(check, Context(param), settings).verdict == Verdict.FAILED:
+        result = run_check(check, Context(param), settings)
+        told = result.failure.reading.seen if result.failure else ""
+        # A fault that raises would be noticed by anyone: these two must be noticed by their numbers.
+        if result.verdict == Verdict.FAILED and "raised" not in told:
             seen.append(name)
     forget()
     return seen
