@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 #: Families in the order of the summary, with the module that holds their checks.
 FAMILIES = {
-    "accumulation": ("bscheck.checks.gradients", "bscheck.checks.updates", "bscheck.checks.training_updates"),
+    "accumulation": (
+        "bscheck.checks.losses",
+        "bscheck.checks.gradients",
+        "bscheck.checks.updates",
+        "bscheck.checks.training_updates",
+    ),
     "independence": ("bscheck.checks.independence", "bscheck.checks.evaluation", "bscheck.checks.history"),
     "tiny batches": ("bscheck.checks.variance", "bscheck.checks.trajectory"),
     "timing": ("bscheck.checks.timing",),
