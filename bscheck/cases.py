@@ -398,6 +398,26 @@ class LossCase(Case):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegularizerCase(Case):
+    """A regularizer called on a matrix.
+
+    Attributes
+    ----------
+    rows, columns : int
+        The matrix's shape.
+    option : int
+        Which of `bscheck.surface.penalties.REGULARIZER_OPTIONS`.
+    """
+
+    rows: int = 3
+    columns: int = 2
+    option: int = 0
+    dtype: str = "float64"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"dtype": ("float32", "float64")}
+
+
+@dataclass(frozen=True, kw_only=True)
 class TimingCase(Case):
     """Two batch sizes timed in pairs.
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FAMILIES = {
     "accumulation": (
         "bscheck.checks.losses",
+        "bscheck.checks.penalties",
         "bscheck.checks.gradients",
         "bscheck.checks.updates",
         "bscheck.checks.training_updates",

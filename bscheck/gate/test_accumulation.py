@@ -18,3 +18,7 @@ moving_average_advances_once_per_update = promise("moving_average_advances_once_
 constraints_act_once_per_update = promise("constraints_act_once_per_update")
 sparse_and_dense_gradients_make_the_same_update = promise("sparse_and_dense_gradients_make_the_same_update")
 loss_gradient_is_the_slope_of_its_formula = promise("loss_gradient_is_the_slope_of_its_formula")
+accumulated_penalties_match_the_large_batch = promise("accumulated_penalties_match_the_large_batch")
+accumulated_masked_gradient_is_the_mean_of_its_micro_batches = promise(
+    "accumulated_masked_gradient_is_the_mean_of_its_micro_batches"
+)

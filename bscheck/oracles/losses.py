@@ -33,11 +33,11 @@ EPSILON = 1e-7
 
 
 def _magnitude(z: Array) -> Array:
-    return np.where(z.real < 0, -z, z)
+    return np.asarray(np.where(z.real < 0, -z, z))
 
 
 def _larger(a: Any, b: Any) -> Array:
-    return np.where(np.real(a) >= np.real(b), a, b)
+    return np.asarray(np.where(np.real(a) >= np.real(b), a, b))
 
 
 def _clipped(z: Array, low: float, high: float) -> Array:

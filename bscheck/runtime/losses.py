@@ -63,3 +63,10 @@ def _numbers(value: Any) -> Array:
     if "bfloat16" in str(getattr(value, "dtype", "")):  # NumPy has no such type
         value = keras.ops.cast(value, "float32")
     return np.asarray(keras.ops.convert_to_numpy(value)).astype(np.float64)
+
+
+def regularizer_gradient(make: Callable[[], Any], w: Array, dtype: str) -> tuple[Array, Array]:
+    """Return the value of a regularizer and its gradient, both float64."""
+    with scope(dtype):
+        value, slope = current().input_gradient(make(), w)
+        return _numbers(value), _numbers(slope)
