@@ -33,7 +33,7 @@ from bscheck.checks.run import current_settings
 from bscheck.oracles.losses import coefficients
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array
-from bscheck.runtime.losses import call, gradient, scope
+from bscheck.runtime.losses import call, gradient, numbers, scope, tensor
 from bscheck.surface.losses import CONSTRUCTIONS, accepts, construction, loss_classes, loss_functions, reductions
 
 #: Where the formulas come from; each formula's own paper is cited beside it in `bscheck.oracles.losses`.
@@ -58,7 +58,7 @@ def _dtypes(context: Context) -> list[str]:
 
 
 def _again(corners: Sequence[LossCase]) -> Any:
-    """Return the corners with other seeds: 200 ms a call leave no room for more, except in a thorough run."""
+    """Return the corners, with other seeds in a thorough run: where every shape is compiled there is no room for more."""
     from hypothesis import strategies as st
 
     drawn = seeds() if current_settings().profile == "thorough" else st.just(0)
@@ -83,7 +83,7 @@ def value_cases(context: Context) -> Any:
     """Draw sizes, time steps, options, target shapes and dtypes."""
     from hypothesis import strategies as st
 
-    if construction(context.param.get("loss")).traced:
+    if _few_shapes(context):
         return _again(value_corners(context))
     return st.builds(
         _value_case,
@@ -116,6 +116,8 @@ def value_corners(context: Context) -> Sequence[LossCase]:
     if not names:
         return ()
     sizes = (1, 2, 3) if _few_shapes(context) else (1, 2, 3, 4)
+    if context.runtime.compiles_per_shape:  # op by op, each shape of each operation is compiled
+        sizes, names = (1, 3), names[:3]
     corners = [_case(context, names[0], sizes=(n,), seed=n) for n in sizes]
     corners += [_case(context, name, sizes=(3,), seed=5) for name in names[1:]]
     corners += [_case(context, names[0], sizes=(3,), dtype=dtype) for dtype in _dtypes(context)[1:]]
@@ -134,7 +136,7 @@ def value_corners(context: Context) -> Sequence[LossCase]:
     corners=value_corners,
     params=loss_params,
     applies=no_construction,
-    examples=(2, 5, 400),
+    examples=(1, 3, 400),
     per_subject=False,
     catches="a loss, by its class or as a function, that is wrong for one example, one size of batch, one dtype, one "
     "option (smoothing, logits, axis, gamma, alpha, an ignored class), or for labels given as a column",
@@ -167,7 +169,7 @@ def reduction_cases(context: Context) -> Any:
     """Draw parts, reductions, weights, masks, time steps and dtypes."""
     from hypothesis import strategies as st
 
-    if construction(context.param.get("loss")).traced:
+    if _few_shapes(context):
         return _again(reduction_corners(context))
     few = _few_shapes(context)
     known = construction(context.param.get("loss"))
@@ -223,7 +225,7 @@ def reduction_corners(context: Context) -> Sequence[LossCase]:
     corners=reduction_corners,
     params=class_params,
     applies=row_by_row,
-    examples=(2, 3, 400),
+    examples=(1, 3, 400),
     per_subject=False,
     catches="a reduction with a wrong denominator (masked rows, weights, time steps, an ignored class), sample "
     "weights that reach the wrong example, and zero weights that count",
@@ -237,7 +239,10 @@ def loss_of_a_batch_is_the_combination_of_its_parts(context: Context, case: Loss
     truth = loss_truth(context, case)
     with scope(case.dtype):
         loss = make_loss(context.param.get("loss"), case.variant, case.reduction, case.dtype)
-        whole = call(loss, truth.y, truth.p, truth.w, truth.mask)
+        w = None if truth.w is None else tensor(truth.w)
+        whole = call(loss, truth.y, truth.p, w, truth.mask)
+        if w is not None and not np.array_equal(numbers(w), np.asarray(truth.w, np.float64)):
+            return Reading(np.inf, seen="the loss changes the sample weights that it is given", allowed="no change")
         if case.reduction == "none":
             return _unreduced(whole, truth, weigh(truth, case))
         readings = [_total(whole, truth, weigh(truth, case), f"the loss of {_told(case)}")]
@@ -288,7 +293,7 @@ def gradient_cases(context: Context) -> Any:
     """Draw parts, options, weights and time steps."""
     from hypothesis import strategies as st
 
-    if construction(context.param.get("loss")).traced:
+    if _few_shapes(context):
         return _again(gradient_corners(context))
     few = _few_shapes(context)
     known = construction(context.param.get("loss"))
@@ -468,7 +473,7 @@ def tiny_cases(context: Context) -> Any:
     """Draw batches of up to two examples, and what is at the edge."""
     from hypothesis import strategies as st
 
-    if construction(context.param.get("loss")).traced:
+    if _few_shapes(context):
         return _again(tiny_corners(context))
     return st.builds(
         _tiny_case,
@@ -502,7 +507,7 @@ def tiny_corners(context: Context) -> Sequence[LossCase]:
         for fields in ({"weights": "nothing"}, {"mask": "nothing"}):
             some = reductions()[:1] if _few_shapes(context) else [r for r in reductions() if r != "mean"]
             corners += [_tiny_case(context, name, sizes=(2,), dtype="float32", reduction=r, **fields) for r in some]
-    for name in names:
+    for name in names[:1] if context.runtime.compiles_per_shape else names:
         for values in kinds[1:]:
             corners += [_tiny_case(context, name, sizes=(2,), values=values, dtype="float32")]
     empty = replace(first, sizes=(0,))
@@ -517,7 +522,7 @@ def tiny_corners(context: Context) -> Sequence[LossCase]:
     corners=tiny_corners,
     params=class_params,
     applies=no_construction,
-    examples=(2, 2, 200),
+    examples=(1, 2, 200),
     per_subject=False,
     catches="a loss or gradient that is silently NaN or infinite, or of another shape, for a batch of 0, 1 or 2 "
     "examples, all weights 0, everything masked, targets of one class, predictions of 1e4 or at exactly 0 and 1",

@@ -68,6 +68,6 @@ def masked_slopes(weights: Sequence[Array], x: Array, y: Array, w: Array | None)
     """Return the gradient of the mean over one batch's unmasked steps of the weighted squared error."""
     kernel, bias = weights
     kept = (x != 0).any(axis=-1).astype(np.float64)
-    c = kept if w is None else kept * w.reshape(-1, 1)
+    c = kept if w is None else kept * w
     error = 2 * (x @ kernel + bias - y) * c[..., None] / (max(kept.sum(), 1.0) * y.shape[-1])
     return [np.einsum("ntf,nto->fo", x, error), error.sum(axis=(0, 1))]

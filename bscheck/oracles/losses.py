@@ -200,14 +200,43 @@ def _categorical_focal_crossentropy(
 
 
 def _sparse_categorical_crossentropy(
-    y: Array, p: Array, from_logits: bool = False, ignore_class: int | None = None, axis: int = -1
+    y: Array,
+    p: Array,
+    from_logits: bool = False,
+    ignore_class: int | None = None,
+    axis: int = -1,
+    label_smoothing: float = 0.0,
 ) -> Array:
-    """Negative log-likelihood of the label; an ignored class has none."""
-    labels = _labels(y, p)
-    ignored = labels == ignore_class if ignore_class is not None else np.zeros(labels.shape, bool)
+    """Negative log-likelihood of the label, or of its mixture with all classes; an ignored class has none."""
     log = _log_likelihoods(p, from_logits, axis) if from_logits else _normal(np.log(_probability(p)))
-    chosen = np.take_along_axis(log, np.where(ignored, 0, labels)[..., None], -1)[..., 0]
-    return np.asarray(np.where(ignored, 0.0, -chosen))
+    rows = -(1 - label_smoothing) * _of_label(y, log, ignore_class) - label_smoothing * log.mean(axis=-1)
+    return np.asarray(np.where(_ignored(y, p, ignore_class), 0.0, rows))
+
+
+def _sparse_categorical_focal_crossentropy(
+    y: Array,
+    p: Array,
+    alpha: Any = 0.25,
+    gamma: float = 2.0,
+    from_logits: bool = False,
+    ignore_class: int | None = None,
+    axis: int = -1,
+) -> Array:
+    """Lin et al. (2017) of the label's class: ``-alpha_y (1 - p_y)**gamma log p_y``."""
+    log = _of_label(y, _log_likelihoods(p, from_logits, axis), ignore_class)
+    weights = _of_label(y, np.broadcast_to(np.asarray(alpha), p.shape), ignore_class)
+    return np.asarray(np.where(_ignored(y, p, ignore_class), 0.0, -weights * (1 - np.exp(log)) ** gamma * log))
+
+
+def _ignored(y: Array, p: Array, ignore_class: int | None) -> Array:
+    labels = _labels(y, p)
+    return labels == ignore_class if ignore_class is not None else np.zeros(labels.shape, bool)
+
+
+def _of_label(y: Array, values: Array, ignore_class: int | None) -> Array:
+    """Return what `values` has for each label; for an ignored one, something."""
+    labels = np.where(_ignored(y, values, ignore_class), 0, _labels(y, values))
+    return np.asarray(np.take_along_axis(values, labels[..., None], -1)[..., 0])
 
 
 def _normal(log: Array) -> Array:
@@ -301,6 +330,7 @@ ROWS: Mapping[str, Callable[..., Array]] = {
     "MeanSquaredLogarithmicError": _mean_squared_logarithmic_error,
     "Poisson": _poisson,
     "SparseCategoricalCrossentropy": _sparse_categorical_crossentropy,
+    "SparseCategoricalFocalCrossentropy": _sparse_categorical_focal_crossentropy,
     "SquaredHinge": _squared_hinge,
     "Tversky": _tversky,
 }

@@ -61,6 +61,7 @@ class Compiled:
         with precision(self.dtype), quiet():
             if path in ("train_on_batch", "test_on_batch"):
                 x, y, w = batch
+                self.model.reset_metrics()  # what an earlier call leaves behind is another promise
                 return numbers(getattr(self.model, path)(x, y, sample_weight=w, return_dict=True, **more))
             arguments = {**given(filled(batch), batch_size, source), "verbose": 0, **more}
             if path == "whole":

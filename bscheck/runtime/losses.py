@@ -16,17 +16,17 @@ def scope(dtype: str) -> Any:
     return precision("float64" if dtype == "float64" else "float32")
 
 
-def call(loss: Callable[..., Any], y: Array, p: Array, w: Array | None = None, mask: Array | None = None) -> Array:
+def call(loss: Callable[..., Any], y: Array, p: Array, w: Any = None, mask: Array | None = None) -> Array:
     """Return what a loss (or loss function) gives, as float64."""
     keras = keras_module()
     predicted = with_mask(keras.ops.convert_to_tensor(p), mask)
     weights = () if w is None else (keras.ops.convert_to_tensor(w),)
     value = loss(keras.ops.convert_to_tensor(y), predicted, *weights)
-    return _numbers(value)
+    return numbers(value)
 
 
 def gradient(
-    loss: Callable[..., Any], y: Array, p: Array, w: Array | None = None, mask: Array | None = None
+    loss: Callable[..., Any], y: Array, p: Array, w: Any = None, mask: Array | None = None
 ) -> tuple[Array, Array, tuple[int, ...]]:
     """Return the sum of a loss, the sum's gradient by the predictions, and the shape of the loss itself."""
     keras = keras_module()
@@ -40,25 +40,31 @@ def gradient(
         return keras.ops.sum(value)
 
     value, slope = current().input_gradient(total, p)
-    return _numbers(value), _numbers(slope), shapes[-1]
+    return numbers(value), numbers(slope), shapes[-1]
 
 
-def with_mask(tensor: Any, mask: Array | None) -> Any:
-    """Return the tensor with the mask that Keras's layers hand on with it."""
+def tensor(a: Array) -> Any:
+    """Return an array as a tensor of its own."""
+    return keras_module().ops.convert_to_tensor(np.array(a))
+
+
+def with_mask(predicted: Any, mask: Array | None) -> Any:
+    """Return predictions with the mask that Keras's layers hand on with them."""
     if mask is None:
-        return tensor
+        return predicted
     keras = keras_module()
     given = keras.ops.convert_to_tensor(mask)
     try:
         from keras.src.backend import set_keras_mask
     except ImportError:  # Keras before 3.5
-        tensor._keras_mask = given
-        return tensor
-    set_keras_mask(tensor, given)
-    return tensor
+        predicted._keras_mask = given
+        return predicted
+    set_keras_mask(predicted, given)
+    return predicted
 
 
-def _numbers(value: Any) -> Array:
+def numbers(value: Any) -> Array:
+    """Return a tensor as a float64 array."""
     keras = keras_module()
     if "bfloat16" in str(getattr(value, "dtype", "")):  # NumPy has no such type
         value = keras.ops.cast(value, "float32")
@@ -69,4 +75,4 @@ def regularizer_gradient(make: Callable[[], Any], w: Array, dtype: str) -> tuple
     """Return the value of a regularizer and its gradient, both float64."""
     with scope(dtype):
         value, slope = current().input_gradient(make(), w)
-        return _numbers(value), _numbers(slope)
+        return numbers(value), numbers(slope)

@@ -179,6 +179,18 @@ CONSTRUCTIONS: Mapping[str, Construction] = {
             "logits": Variant({"from_logits": True}, "logits"),
             "ignored": Variant({"ignore_class": 1}, "distribution"),
             "ignored_logits": Variant({"ignore_class": 1, "from_logits": True}, "logits"),
+            "smoothed": Variant({"label_smoothing": 0.3}, "distribution"),
+            "smoothed_logits": Variant({"label_smoothing": 0.3, "from_logits": True}, "logits"),
+        },
+    ),
+    "SparseCategoricalFocalCrossentropy": Construction(
+        "sparse_categorical_focal_crossentropy",
+        "labels",
+        {
+            "default": Variant({}, "distribution"),
+            "logits": Variant({"from_logits": True}, "logits"),
+            "other": Variant({"alpha": [0.25, 0.5, 0.75], "gamma": 1.5}, "distribution"),
+            "ignored": Variant({"ignore_class": 1}, "distribution"),
         },
     ),
     "SquaredHinge": _plain("squared_hinge", "sign", "real"),
