@@ -58,7 +58,7 @@ def _dtypes(context: Context) -> list[str]:
 
 
 def _again(corners: Sequence[LossCase]) -> Any:
-    """Return the corners, with other seeds in a thorough run: where every shape is compiled there is no room for more."""
+    """Return the corners, with other seeds in a thorough run: compiling leaves no room for more."""
     from hypothesis import strategies as st
 
     drawn = seeds() if current_settings().profile == "thorough" else st.just(0)
@@ -115,9 +115,9 @@ def value_corners(context: Context) -> Sequence[LossCase]:
     names = list(known_variants(context))
     if not names:
         return ()
-    sizes = (1, 2, 3) if _few_shapes(context) else (1, 2, 3, 4)
+    sizes = [1, 2, 3] if _few_shapes(context) else [1, 2, 3, 4]
     if context.runtime.compiles_per_shape:  # op by op, each shape of each operation is compiled
-        sizes, names = (1, 3), names[:3]
+        sizes, names = [1, 3], names[:3]
     corners = [_case(context, names[0], sizes=(n,), seed=n) for n in sizes]
     corners += [_case(context, name, sizes=(3,), seed=5) for name in names[1:]]
     corners += [_case(context, names[0], sizes=(3,), dtype=dtype) for dtype in _dtypes(context)[1:]]
