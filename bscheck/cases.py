@@ -640,6 +640,87 @@ class RecurrenceCase(Case):
     }  # fmt: skip
 
 
+LOSS_DTYPES = ("float32", "float64", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossCase(Case):
+    """A batch of targets and predictions through a loss, whole and in parts.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        Examples in each part of the batch.
+    steps : int
+        Time steps of the predictions; 0: they are ``(examples, outputs)``.
+    variant : str
+        The loss's options, see `bscheck.surface.losses.CONSTRUCTIONS`.
+    reduction : str
+        The loss's reduction.
+    weights : str
+        Sample weights: ``none``, one for each example (``unequal``, or ``zeros`` with some 0 and ``nothing`` with all
+        0), the same as a ``column`` ``(examples, 1)``, or one for each of the loss's ``elements``.
+    mask : str
+        The mask that comes with the predictions: ``none``, ``some`` masked (never all), ``full`` (nothing is masked)
+        or ``nothing`` left.
+    targets : str
+        ``same`` shape as documented first, or ``other``: label columns ``(examples, 1)``, flat targets ``(examples,)``.
+    values : str
+        ``usual``, or at the edge of what a loss takes: targets of ``one_class``, ``huge`` predictions (1e4 in size),
+        or ``exact`` ones (probabilities 0 and 1, a rate of 0, a vector of zeros).
+    dtype : str
+        The loss's dtype.
+    """
+
+    sizes: tuple[int, ...] = (2, 1)
+    steps: int = 0
+    values: str = "usual"
+    variant: str = "default"
+    reduction: str = "sum_over_batch_size"
+    weights: str = "none"
+    mask: str = "none"
+    targets: str = "same"
+    dtype: str = "float64"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "variant": (
+            "default", "logits", "smoothed", "smoothed_logits", "axis", "smoothed_axis", "other", "other_logits",
+            "other_axis", "ignored", "ignored_logits",
+        ),
+        "reduction": ("sum_over_batch_size", "sum", "none", "mean", "mean_with_sample_weight"),
+        "weights": ("none", "unequal", "zeros", "column", "elements", "nothing"),
+        "mask": ("none", "some", "full", "nothing"),
+        "targets": ("same", "other"),
+        "values": ("usual", "one_class", "huge", "exact"),
+        "dtype": LOSS_DTYPES,
+    }  # fmt: skip
+
+    @property
+    def examples(self) -> int:
+        """Number of examples N."""
+        return sum(self.sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizerCase(Case):
+    """A regularizer called on a matrix.
+
+    Attributes
+    ----------
+    rows, columns : int
+        The matrix's shape.
+    option : int
+        Which of `bscheck.surface.penalties.REGULARIZER_OPTIONS`.
+    """
+
+    rows: int = 3
+    columns: int = 2
+    option: int = 0
+    dtype: str = "float64"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"dtype": ("float32", "float64")}
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st

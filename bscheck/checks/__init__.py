@@ -27,6 +27,8 @@ FAMILIES = {
         "bscheck.checks.members",
         "bscheck.checks.recurrence",
         "bscheck.checks.schedules",
+        "bscheck.checks.losses",
+        "bscheck.checks.penalties",
     ),
     "independence": (
         "bscheck.checks.independence",

@@ -26,3 +26,8 @@ member_updates_its_own_variables_as_alone = promise("member_updates_its_own_vari
 schedule_has_its_documented_values = promise("schedule_has_its_documented_values")
 schedules_count_micro_batches = promise("schedules_count_micro_batches")
 optimizer_follows_its_published_recurrence = promise("optimizer_follows_its_published_recurrence")
+loss_gradient_is_the_slope_of_its_formula = promise("loss_gradient_is_the_slope_of_its_formula")
+accumulated_penalties_match_the_large_batch = promise("accumulated_penalties_match_the_large_batch")
+accumulated_masked_gradient_is_the_mean_of_its_micro_batches = promise(
+    "accumulated_masked_gradient_is_the_mean_of_its_micro_batches"
+)

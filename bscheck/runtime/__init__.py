@@ -41,6 +41,9 @@ class Runtime(Protocol):
     def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
         """Return ``f(x, y, w) -> (loss, list of dense gradients)`` over the trainable variables."""
 
+    def input_gradient(self, function: Callable[..., Any], array: Any) -> tuple[Any, Any]:
+        """Return the value of a function of one tensor, and its gradient by that tensor, computed eagerly."""
+
     def training_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         """Return ``f(x, y, w)``: gradient of one micro-batch given to ``optimizer.apply``."""
 

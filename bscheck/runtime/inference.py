@@ -82,27 +82,27 @@ class Trainer:
             if source == "on_batch":
                 parts = [arrays(self.model.predict_on_batch(part)) for (part,) in _batches((x,), batch_size)]
                 return [np.concatenate(p) for p in zip(*parts, strict=True)]
-            with _quiet():
-                return arrays(self.model.predict(**_given((x,), batch_size, source), verbose=0))
+            with quiet():
+                return arrays(self.model.predict(**given((x,), batch_size, source), verbose=0))
 
     def evaluate(self, batch: Sequence[Any], batch_size: int, source: str) -> Mapping[str, float]:
         """Return what ``evaluate`` reports."""
-        with precision(self.bench.dtype), _quiet():
-            logs = self.model.evaluate(**_given(_filled(batch), batch_size, source), verbose=0, return_dict=True)
-        return _numbers(logs)
+        with precision(self.bench.dtype), quiet():
+            logs = self.model.evaluate(**given(filled(batch), batch_size, source), verbose=0, return_dict=True)
+        return numbers(logs)
 
     def fit(self, batch: Sequence[Any], batch_size: int, source: str) -> Mapping[str, float]:
         """Return the history of one epoch, unshuffled."""
-        with precision(self.bench.dtype), _quiet():
-            given = _given(_filled(batch), batch_size, source)
-            history = self.model.fit(**given, shuffle=False, epochs=1, verbose=0).history
-        return _numbers({name: values[-1] for name, values in history.items()})
+        with precision(self.bench.dtype), quiet():
+            arguments = given(filled(batch), batch_size, source)
+            history = self.model.fit(**arguments, shuffle=False, epochs=1, verbose=0).history
+        return numbers({name: values[-1] for name, values in history.items()})
 
     def on_batch(self, path: str, batch: Sequence[Any]) -> Mapping[str, float]:
         """Return what ``train_on_batch`` or ``test_on_batch`` reports."""
         x, y, w = batch
         with precision(self.bench.dtype):
-            return _numbers(getattr(self.model, path)(x, y, sample_weight=w, return_dict=True))
+            return numbers(getattr(self.model, path)(x, y, sample_weight=w, return_dict=True))
 
     def alone(self, path: str, batch: Sequence[Any]) -> Mapping[str, float]:
         """Return what a batch reports when every metric was emptied before."""
@@ -201,19 +201,19 @@ def penalty(bench: Bench, flat: Array) -> float | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence Keras's warning that a generator ended inside an execution of several steps: here it should."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your input ran out of data")
         yield
 
 
-def _numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
+def numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
     """Return a report as numbers; Keras has been seen to return None, which reports nothing."""
     return {name: float(np.asarray(value)) for name, value in (logs or {}).items()}
 
 
-def _filled(batch: Sequence[Any]) -> tuple[Any, ...]:
+def filled(batch: Sequence[Any]) -> tuple[Any, ...]:
     """Return the batch without a missing sample weight."""
     return tuple(batch) if batch[2] is not None else tuple(batch[:2])
 
@@ -229,7 +229,7 @@ def _tuples(tree: Any) -> Any:
     return tuple(_tuples(part) for part in tree) if isinstance(tree, (list, tuple)) else tree
 
 
-def _given(parts: tuple[Any, ...], batch_size: int, source: str) -> dict[str, Any]:
+def given(parts: tuple[Any, ...], batch_size: int, source: str) -> dict[str, Any]:
     """Return the arguments that hand the examples to a Keras loop."""
     if source == "arrays":
         names = ("x", "y", "sample_weight")[: len(parts)]

@@ -52,6 +52,10 @@ class JaxRuntime:
 
         return gradient
 
+    def input_gradient(self, function: Callable[..., Any], array: Any) -> tuple[Any, Any]:
+        value, slope = jax.value_and_grad(function)(jnp.asarray(array))
+        return value, slope
+
     def training_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         if mode == "eager":
             return self.micro_step(model, loss, optimizer, mode)

@@ -50,6 +50,14 @@ class TensorFlowRuntime:
 
         return gradient
 
+    def input_gradient(self, function: Callable[..., Any], array: Any) -> tuple[Any, Any]:
+        tensor = tf.convert_to_tensor(array)
+        with tf.GradientTape() as tape:
+            tape.watch(tensor)
+            value = function(tensor)
+        slope = tape.gradient(value, tensor)
+        return value, tf.zeros_like(tensor) if slope is None else slope
+
     def micro_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         differentiate = self._differentiate(model, loss, mode)
         apply = self.apply_function(optimizer, model.trainable_variables, mode)

@@ -46,6 +46,12 @@ class TorchRuntime:
 
         return gradient
 
+    def input_gradient(self, function: Callable[..., Any], array: Any) -> tuple[Any, Any]:
+        tensor = keras.ops.convert_to_tensor(np.array(array)).requires_grad_()
+        value = function(tensor)
+        (slope,) = torch.autograd.grad(value, tensor, allow_unused=True)
+        return value.detach(), torch.zeros_like(tensor) if slope is None else slope
+
     def training_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         def step(x: Any, y: Any, w: Any) -> None:
             _, gradients = _differentiate(model, loss, x, y, w)
