@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 
 #: Families in the order of the summary, with the module that holds their checks.
 FAMILIES = {
-    "accumulation": ("bscheck.checks.gradients", "bscheck.checks.updates", "bscheck.checks.training_updates"),
-    "independence": ("bscheck.checks.independence", "bscheck.checks.evaluation", "bscheck.checks.history"),
+    "accumulation": (
+        "bscheck.checks.gradients",
+        "bscheck.checks.updates",
+        "bscheck.checks.training_updates",
+        "bscheck.checks.windows",
+    ),
+    "independence": (
+        "bscheck.checks.independence",
+        "bscheck.checks.evaluation",
+        "bscheck.checks.history",
+        "bscheck.checks.coverage",
+    ),
     "tiny batches": ("bscheck.checks.variance", "bscheck.checks.trajectory"),
     "timing": ("bscheck.checks.timing",),
 }

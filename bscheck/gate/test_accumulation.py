@@ -17,3 +17,7 @@ clipping_acts_on_the_accumulated_gradient = promise("clipping_acts_on_the_accumu
 moving_average_advances_once_per_update = promise("moving_average_advances_once_per_update")
 constraints_act_once_per_update = promise("constraints_act_once_per_update")
 sparse_and_dense_gradients_make_the_same_update = promise("sparse_and_dense_gradients_make_the_same_update")
+windows_run_on_across_epochs_and_calls = promise("windows_run_on_across_epochs_and_calls")
+open_window_waits_for_the_next_call = promise("open_window_waits_for_the_next_call")
+updates_do_not_depend_on_steps_per_execution = promise("updates_do_not_depend_on_steps_per_execution")
+steps_of_ones_own_make_the_updates_of_fit = promise("steps_of_ones_own_make_the_updates_of_fit")
