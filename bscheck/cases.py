@@ -421,6 +421,32 @@ class WindowCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReplicaCase(Case):
+    """Training of a linear regression on two devices, in float64.
+
+    Attributes
+    ----------
+    examples, batch_size, epochs : int
+        As for ``fit``; the batch is shared out among the devices.
+    weights : str
+        Sample weights: ``none`` or ``unequal``.
+    penalty : str
+        ``none`` or ``l2``, on the kernel.
+    micro_batches : int
+        Micro-batches in an update; 1: no accumulation.
+    """
+
+    examples: int = 8
+    batch_size: int = 4
+    epochs: int = 1
+    weights: str = "none"
+    penalty: str = "none"
+    micro_batches: int = 1
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"weights": ("none", "unequal"), "penalty": ("none", "l2")}
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st

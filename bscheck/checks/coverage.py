@@ -163,6 +163,7 @@ def _split(case: StreamCase) -> tuple[int, int]:
 def every_source_trains_on_each_example_once_per_epoch(context: Context, case: StreamCase) -> Reading:
     """Every source trains on each example once per epoch, with its own target and weight; so all sources agree."""
     source = context.param.get("source")
+    require(source in training_sources(), "Keras on this backend has no such source here")
     unfit = _unfit(case, source)
     require(unfit is None, unfit or "")
     return stream_reading(case, source)

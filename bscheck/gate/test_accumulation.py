@@ -21,3 +21,6 @@ windows_run_on_across_epochs_and_calls = promise("windows_run_on_across_epochs_a
 open_window_waits_for_the_next_call = promise("open_window_waits_for_the_next_call")
 updates_do_not_depend_on_steps_per_execution = promise("updates_do_not_depend_on_steps_per_execution")
 steps_of_ones_own_make_the_updates_of_fit = promise("steps_of_ones_own_make_the_updates_of_fit")
+replicas_make_the_updates_of_one_device = promise("replicas_make_the_updates_of_one_device")
+replicas_report_the_history_of_one_device = promise("replicas_report_the_history_of_one_device")
+uneven_batch_averages_its_devices_equally = promise("uneven_batch_averages_its_devices_equally")

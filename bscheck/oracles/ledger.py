@@ -102,6 +102,8 @@ class Journal:
         What is left in the gradient accumulator; None without accumulation.
     updates : int
         What the optimizer's ``iterations`` says.
+    counted : int
+        How many gradients the optimizer counts.
     """
 
     gradients: Array
@@ -109,6 +111,7 @@ class Journal:
     after: Array
     accumulator: Array | None
     updates: int
+    counted: int
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,12 @@ def follow(ledger: Ledger, steps: Sequence[Sequence[int]], k: int) -> Journal:
             weights, total, updates = weights - total / k, np.zeros(COLUMNS), updates + 1
     shape = (len(steps), COLUMNS)
     return Journal(
-        np.array(gradients).reshape(shape), np.array(before).reshape(shape), weights, total if k > 1 else None, updates
+        np.array(gradients).reshape(shape),
+        np.array(before).reshape(shape),
+        weights,
+        total if k > 1 else None,
+        updates,
+        len(steps),
     )
 
 
@@ -232,6 +240,10 @@ def difference(seen: Journal, expected: Journal, u: float) -> tuple[float, Misma
         if share > 1:
             return share, Mismatch(f"column {at}", f"{what} {s[at]:.9g} in column {at}", f"{e[at]:.9g}")
         largest = max(largest, share)
+    if seen.counted != expected.counted:
+        return np.inf, Mismatch(
+            "the count of steps", f"the optimizer counts {seen.counted}", f"{expected.counted} steps"
+        )
     if seen.updates != expected.updates:
         return np.inf, Mismatch("iterations", f"iterations says {seen.updates}", f"{expected.updates} updates")
     return largest, None

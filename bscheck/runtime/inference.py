@@ -82,19 +82,19 @@ class Trainer:
             if source == "on_batch":
                 parts = [arrays(self.model.predict_on_batch(part)) for (part,) in _batches((x,), batch_size)]
                 return [np.concatenate(p) for p in zip(*parts, strict=True)]
-            with _quiet():
+            with quiet():
                 return arrays(self.model.predict(**_given((x,), batch_size, source), verbose=0))
 
     def evaluate(self, batch: Sequence[Any], batch_size: int, source: str) -> Mapping[str, float]:
         """Return what ``evaluate`` reports."""
-        with precision(self.bench.dtype), _quiet():
-            logs = self.model.evaluate(**_given(_filled(batch), batch_size, source), verbose=0, return_dict=True)
+        with precision(self.bench.dtype), quiet():
+            logs = self.model.evaluate(**stream(batch, batch_size, source), verbose=0, return_dict=True)
         return _numbers(logs)
 
     def fit(self, batch: Sequence[Any], batch_size: int, source: str) -> Mapping[str, float]:
         """Return the history of one epoch, unshuffled."""
-        with precision(self.bench.dtype), _quiet():
-            given = _given(_filled(batch), batch_size, source)
+        with precision(self.bench.dtype), quiet():
+            given = stream(batch, batch_size, source)
             history = self.model.fit(**given, shuffle=False, epochs=1, verbose=0).history
         return _numbers({name: values[-1] for name, values in history.items()})
 
@@ -201,7 +201,7 @@ def penalty(bench: Bench, flat: Array) -> float | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence Keras's warning that a generator ended inside an execution of several steps: here it should."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your input ran out of data")
@@ -227,6 +227,11 @@ def _tuples(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _tuples(part) for key, part in tree.items()}
     return tuple(_tuples(part) for part in tree) if isinstance(tree, (list, tuple)) else tree
+
+
+def stream(batch: Sequence[Any], batch_size: int, source: str) -> dict[str, Any]:
+    """Return the arguments that hand ``(x, y, sample_weight or None)`` to a Keras loop."""
+    return _given(_filled(batch), batch_size, source)
 
 
 def _given(parts: tuple[Any, ...], batch_size: int, source: str) -> dict[str, Any]:

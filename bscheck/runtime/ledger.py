@@ -14,6 +14,7 @@ import numpy as np
 
 from bscheck.oracles.ledger import CENTRE, COLUMNS, FACTOR, SLOPE, Journal, Ledger
 from bscheck.runtime import current, keras_module
+from bscheck.runtime.probe import step_counter
 from bscheck.runtime.rig import accumulators, updates
 
 #: Micro-steps that a journal has room for.
@@ -69,7 +70,7 @@ class Trainee:
         self, k: int, mode: str, steps_per_execution: int = 1, model_class: Callable[..., Any] | None = None
     ) -> None:
         keras = keras_module()
-        self.keras = keras
+        self.keras, self.k = keras, k
         inputs = keras.Input((COLUMNS,))
         hidden = keras.layers.Dense(1, use_bias=False)(inputs)
         outputs = keras.layers.LeakyReLU(negative_slope=SLOPE)(hidden)
@@ -100,14 +101,16 @@ class Trainee:
         convert = self.keras.ops.convert_to_numpy
         rows = np.asarray(convert(self.optimizer.bscheck_journal), np.float64)
         rows = rows[: int(rows[:, 2, 0].sum())]
-        held = accumulators(self.optimizer)
+        held, counted = accumulators(self.optimizer), int(convert(step_counter(self.optimizer)))
         (kernel,) = self.model.trainable_variables
         return Journal(
             rows[:, 0],
             rows[:, 1],
             np.asarray(convert(kernel), np.float64)[:, 0],
             np.asarray(held[0], np.float64).ravel() if held else None,
-            updates(self.optimizer),
+            # Releases that count micro-batches under this name break a promise of its own; here it is passed over.
+            updates(self.optimizer) if hasattr(self.optimizer, "_iterations") else counted // self.k,
+            counted,
         )
 
 
