@@ -17,13 +17,14 @@ from bscheck.checks import Param, check
 from bscheck.checks.context import Context, cached_in_process, require
 from bscheck.oracles.ledger import IDS, Journal, Ledger, Mismatch, counts, coverage, difference, draw, follow
 from bscheck.results.verdict import Reading
+from bscheck.runtime.bench import Array, seeded
 from bscheck.runtime.ledger import CAPACITY, Trainee
 from bscheck.runtime.sources import cut, given, takes, training_sources
 from bscheck.tolerance import UNIT_ROUNDOFF
 
 HELD_OUT = {"none": 0.0, "quarter": 0.25, "half": 0.5}
 
-#: Fewest batches whose order is asked to differ between epochs: by chance it does not once in 12! (4.8e8) times.
+#: Fewest batches of one example whose order is asked to differ: by chance it does not once in 12! (4.8e8) times.
 ENOUGH_TO_SHUFFLE = 12
 
 
@@ -64,7 +65,6 @@ def stream_corners(context: Context) -> Sequence[Case]:
         replace(twice, examples=8, held_out="half", shuffle="yes", batch_size=3, seed=11),
         replace(plain, examples=8, epochs=4, steps=2, seed=12),
         replace(plain, examples=8, epochs=4, steps=2, shuffle="yes", seed=13),
-        replace(twice, examples=5, micro_batches=2, seed=14),
     ]
     if context.runtime.joins_steps:
         corners += [replace(twice, steps_per_execution=2, seed=15), replace(plain, steps_per_execution=7, seed=16)]
@@ -92,11 +92,30 @@ def stream_cases(context: Context) -> Any:
         shuffle=st.sampled_from(["no", "yes", "yes", "batch"]),
         held_out=st.sampled_from(["none", "none", *HELD_OUT]),
         weights=st.sampled_from(["sample", "sample", "class", "none"]),
-        micro_batches=st.sampled_from([1, 1, 2]),
         steps_per_execution=spans,
         mode=st.just(context.runtime.modes[0]),
     )
     return drawn.map(lambda case: _fitted(case, source))
+
+
+def end_corners(context: Context) -> Sequence[Case]:
+    """Return an epoch and two, with an open window and without one."""
+    plain = StreamCase(examples=3, batch_size=1, mode=context.runtime.modes[0])
+    corners = [
+        plain,
+        replace(plain, epochs=2, seed=1),
+        replace(plain, micro_batches=2, seed=2),
+        replace(plain, examples=5, micro_batches=2, epochs=2, seed=3),
+    ]
+    return [case for case in corners if _unfit(case, context.param.get("source")) is None]
+
+
+def end_cases(context: Context) -> Any:
+    """Draw the corners' structures with other examples."""
+    from hypothesis import strategies as st
+
+    structures = st.sampled_from(list(end_corners(context)))
+    return st.builds(lambda case, seed: replace(case, seed=seed), structures, seeds())
 
 
 def _fitted(case: StreamCase, source: str) -> StreamCase:
@@ -149,7 +168,7 @@ def _split(case: StreamCase) -> tuple[int, int]:
     params=source_params,
     cases=stream_cases,
     corners=stream_corners,
-    examples=(2, 8, 300),
+    examples=(2, 5, 300),
     per_subject=False,
     catches="a last batch that is dropped, a batch seen twice, targets or weights shuffled otherwise than inputs, "
     "held-out examples that are trained on, an epoch too many, a stream that is cut or peeked at and not restored",
@@ -166,16 +185,19 @@ def every_source_trains_on_each_example_once_per_epoch(context: Context, case: S
     require(source in training_sources(), "Keras on this backend has no such source here")
     unfit = _unfit(case, source)
     require(unfit is None, unfit or "")
-    return stream_reading(case, source)
+    return stream_reading(case, source, counted=False)
 
 
-def stream_reading(case: StreamCase, source: str) -> Reading:
-    """Train on the case's examples from the source and hold the journal against the ledger."""
+def stream_reading(case: StreamCase, source: str, *, counted: bool = True) -> Reading:
+    """Train on the case's examples from the source and hold the journal against the ledger.
+
+    Without `counted`, what the optimizer counts is passed over: one defect, one promise broken.
+    """
     ledger = _weighed(draw(case.seed, case.examples, case.weights != "none"), case)
     student = trainee(case.micro_batches, case.mode, case.steps_per_execution)
     student.reset(ledger)
     _train(student, ledger, case, source)
-    return judge(ledger, student.journal(), passes(case), case)
+    return judge(ledger, student.journal(), passes(case), case, counted)
 
 
 def _weighed(ledger: Ledger, case: StreamCase) -> Ledger:
@@ -216,7 +238,9 @@ def passes(case: StreamCase) -> list[list[list[int]]]:
     return [stream[i : i + len(rows)] for i in range(0, steps, len(rows))]
 
 
-def judge(ledger: Ledger, journal: Journal, expected: list[list[list[int]]], case: StreamCase) -> Reading:
+def judge(
+    ledger: Ledger, journal: Journal, expected: list[list[list[int]]], case: StreamCase, counted: bool
+) -> Reading:
     """Return what a journal says of the batches that were due."""
     seen = counts(ledger, journal)
     if isinstance(seen, Mismatch):
@@ -225,25 +249,97 @@ def judge(ledger: Ledger, journal: Journal, expected: list[list[list[int]]], cas
     wrong = coverage(seen, expected, shuffled)
     if wrong is not None:
         return broken(wrong, "which examples are trained on, not how")
-    if case.shuffle == "yes" and (text := _not_shuffled(seen, expected)):
-        return broken(Mismatch("the order", text, "another order in each epoch"), "nothing is shuffled")
-    steps = [np.flatnonzero(row).tolist() for row in seen]
-    share, wrong = difference(journal, follow(ledger, steps, case.micro_batches), rounding(case.micro_batches))
-    return (
-        Reading(share) if wrong is None else broken(wrong, "the examples are right; what is made of them is not", share)
-    )
+    if case.shuffle == "yes" and _in_order(seen):
+        return broken(Mismatch("the order", "shuffled examples came in their own order", "another"), "not shuffled")
+    due = follow(ledger, [np.flatnonzero(row).tolist() for row in seen], case.micro_batches)
+    made = journal if counted else replace(journal, counted=due.counted, updates=due.updates)
+    share, wrong = difference(made, due, rounding(case.micro_batches))
+    return Reading(share) if wrong is None else broken(wrong, "the right examples; not what is made of them", share)
 
 
-def _not_shuffled(seen: Any, expected: list[list[list[int]]]) -> str:
-    """Return what shows that the batches were not shuffled, where there are enough of them to tell."""
-    if len(expected[0]) < ENOUGH_TO_SHUFFLE:
-        return ""
-    order = seen.argmax(axis=1).reshape(len(expected), -1)
-    if (order[0] == np.arange(order.shape[1])).all():
-        return "shuffled examples came in their own order"
-    return "every epoch had the same order" if len(expected) > 1 and (order == order[0]).all() else ""
+def _in_order(seen: Array) -> bool:
+    """Whether single examples came in their own order, where there are enough of them to tell."""
+    return seen.shape[1] >= ENOUGH_TO_SHUFFLE and np.array_equal(seen[: len(seen[0])], np.eye(len(seen[0])))
 
 
 def broken(wrong: Mismatch, cause: str, share: float = np.inf) -> Reading:
     """Return a mismatch as a reading."""
     return Reading(share, where=wrong.where, seen=f"{wrong.where}: {wrong.seen}", allowed=wrong.wanted, cause=cause)
+
+
+@check(
+    family="accumulation",
+    claims=("C4", "C14"),
+    case=StreamCase,
+    params=source_params,
+    cases=end_cases,
+    corners=end_corners,
+    examples=(0, 1, 200),
+    per_subject=False,
+    catches="an epoch whose end counts as a step: schedules and bias corrections then run ahead, and the last window "
+    "is taken for full",
+    formula="exact: as many steps counted as batches given, and accumulators with just what is open",
+    source="keras.io/api/optimizers: iterations counts the training steps run; gradient_accumulation_steps averages "
+    "over the gradients 'since the last update'",
+    example="the count of steps: the optimizer counts 4; allowed: 3 steps",
+)
+def end_of_the_data_is_not_a_step(context: Context, case: StreamCase) -> Reading:
+    """The optimizer counts and accumulates the batches it was given; that a source has ended changes nothing."""
+    source = context.param.get("source")
+    require(source in training_sources(), "Keras on this backend has no such source here")
+    unfit = _unfit(case, source)
+    require(unfit is None, unfit or "")
+    return stream_reading(case, source)
+
+
+def shuffled_params() -> list[Param]:
+    """Return a parameter for each source that Keras shuffles."""
+    return [Param.of(source=source) for source in training_sources() if takes(source, "shuffle")]
+
+
+def shuffled_corners(context: Context) -> Sequence[Case]:
+    """Return three epochs of as many examples as there can be."""
+    return [StreamCase(examples=IDS, batch_size=1, epochs=3, shuffle="yes", mode=context.runtime.modes[0])]
+
+
+def shuffled_cases(context: Context) -> Any:
+    """Draw seeds."""
+    (case,) = shuffled_corners(context)
+    return seeds().map(lambda seed: StreamCase(**{**case.to_json(), "seed": seed}))
+
+
+@check(
+    family="independence",
+    claims=("C14", "C11"),
+    case=StreamCase,
+    params=shuffled_params,
+    cases=shuffled_cases,
+    corners=shuffled_corners,
+    examples=(0, 1, 100),
+    per_subject=False,
+    catches="an order that is drawn once and then repeated, in every epoch and every call of fit",
+    formula="the orders of 12 examples in three epochs after set_random_seed: no two alike (by chance: 3 in 12!)",
+    source="keras.io/api/models/model_training_apis: shuffle, 'whether to shuffle the training data before each epoch'; "
+    "keras.io/api/utils/python_utils: set_random_seed makes a run reproducible, not its epochs alike",
+    example="epochs 1 and 2: both took the examples in the order [6, 4, 7, 3, 2, 1, 5, 0]",
+)
+def every_epoch_is_shuffled_anew(context: Context, case: StreamCase) -> Reading:
+    """With a random seed set, shuffled epochs still differ from one another."""
+    source = context.param.get("source")
+    require(takes(source, "shuffle") and case.shuffle == "yes", "nothing is shuffled")
+    require(case.examples >= ENOUGH_TO_SHUFFLE and case.batch_size == 1, "too few batches to tell")
+    ledger = draw(case.seed, case.examples, case.weights != "none")
+    student = trainee(case.micro_batches, case.mode, case.steps_per_execution)
+    student.reset(ledger)
+    with seeded(case.seed):
+        _train(student, ledger, case, source)
+    seen = counts(ledger, student.journal())
+    if isinstance(seen, Mismatch):
+        return broken(seen, "the gradient of a batch is not that of its examples")
+    orders = seen.argmax(axis=1).reshape(-1, case.examples).tolist()
+    for i, order in enumerate(orders):
+        if order in orders[:i]:
+            place = f"epochs {orders.index(order) + 1} and {i + 1}"
+            text = f"both took the examples in the order {order}"
+            return broken(Mismatch(place, text, "another order in each epoch"), "the order is drawn once")
+    return Reading(0.0)

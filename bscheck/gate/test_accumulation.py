@@ -24,3 +24,4 @@ steps_of_ones_own_make_the_updates_of_fit = promise("steps_of_ones_own_make_the_
 replicas_make_the_updates_of_one_device = promise("replicas_make_the_updates_of_one_device")
 replicas_report_the_history_of_one_device = promise("replicas_report_the_history_of_one_device")
 uneven_batch_averages_its_devices_equally = promise("uneven_batch_averages_its_devices_equally")
+end_of_the_data_is_not_a_step = promise("end_of_the_data_is_not_a_step")

@@ -11,3 +11,4 @@ output_losses_do_not_depend_on_batch_size = promise("output_losses_do_not_depend
 history_of_fit_and_train_on_batch_report_the_batch = promise("history_of_fit_and_train_on_batch_report_the_batch")
 every_source_trains_on_each_example_once_per_epoch = promise("every_source_trains_on_each_example_once_per_epoch")
 fit_leaves_the_state_of_train_on_batch = promise("fit_leaves_the_state_of_train_on_batch")
+every_epoch_is_shuffled_anew = promise("every_epoch_is_shuffled_anew")

@@ -238,7 +238,7 @@ def difference(seen: Journal, expected: Journal, u: float) -> tuple[float, Misma
         at = int(off.argmax())
         share = float(off[at]) / allowed if allowed else (np.inf if off[at] else 0.0)
         if share > 1:
-            return share, Mismatch(f"column {at}", f"{what} {s[at]:.9g} in column {at}", f"{e[at]:.9g}")
+            return share, Mismatch(f"column {at}", f"{what} {s[at] + 0.0:.9g} in column {at}", f"{e[at]:.9g}")
         largest = max(largest, share)
     if seen.counted != expected.counted:
         return np.inf, Mismatch(
