@@ -319,8 +319,8 @@ def shuffled_cases(context: Context) -> Any:
     per_subject=False,
     catches="an order that is drawn once and then repeated, in every epoch and every call of fit",
     formula="the orders of 12 examples in three epochs after set_random_seed: no two alike (by chance: 3 in 12!)",
-    source="keras.io/api/models/model_training_apis: shuffle, 'whether to shuffle the training data before each epoch'; "
-    "keras.io/api/utils/python_utils: set_random_seed makes a run reproducible, not its epochs alike",
+    source="keras.io/api/models/model_training_apis: shuffle, 'whether to shuffle the training data before each "
+    "epoch'; keras.io/api/utils/python_utils: set_random_seed makes a run reproducible, not its epochs alike",
     example="epochs 1 and 2: both took the examples in the order [6, 4, 7, 3, 2, 1, 5, 0]",
 )
 def every_epoch_is_shuffled_anew(context: Context, case: StreamCase) -> Reading:
