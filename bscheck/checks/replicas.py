@@ -30,8 +30,10 @@ def replica_params() -> list[Param]:
 
 def has_strategy(context: Context) -> str | None:
     """Return why there is nothing to hold to the promise."""
+    own = STRATEGIES.get(current().name)
     return first_reason(
-        (context.param.get("strategy") == "none", "Keras on this backend has no data parallel training of its own")
+        (own is None, "Keras on this backend has no data parallel training of its own"),
+        (context.param.get("strategy") != own, f"on this backend it is {own}"),
     )
 
 
