@@ -721,6 +721,99 @@ class RegularizerCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"dtype": ("float32", "float64")}
 
 
+@dataclass(frozen=True, kw_only=True)
+class StreamCase(Case):
+    """Examples that ``fit`` takes from one source; the source is the parameter's.
+
+    Attributes
+    ----------
+    examples, batch_size : int
+        Examples (at most 12), and how many make a batch.
+    epochs, first_epoch : int
+        ``epochs`` and ``initial_epoch`` of ``fit``.
+    steps : int
+        ``steps_per_epoch``; 0: not given.
+    shuffle : str
+        ``no``, ``yes`` or ``batch``, as ``fit`` takes them.
+    held_out : str
+        ``validation_split``: ``none``, ``quarter`` or ``half``.
+    weights : str
+        ``none``, ``sample``, ``class`` (a weight for every class) or ``class_partly`` (the largest class has none).
+    micro_batches, steps_per_execution : int
+        Micro-batches in an update (1: no accumulation), and steps in one compiled call.
+    """
+
+    examples: int = 5
+    batch_size: int = 2
+    epochs: int = 1
+    first_epoch: int = 0
+    steps: int = 0
+    shuffle: str = "no"
+    held_out: str = "none"
+    weights: str = "sample"
+    micro_batches: int = 1
+    steps_per_execution: int = 1
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "mode": MODES, "shuffle": ("no", "yes", "batch"), "held_out": ("none", "quarter", "half"),
+        "weights": ("none", "sample", "class", "class_partly"),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowCase(Case):
+    """Several calls of a training loop on one optimizer that accumulates.
+
+    Attributes
+    ----------
+    micro_batches : int
+        Micro-batches in one update (k); 1: no accumulation.
+    calls : tuple of int
+        Examples given to each call, at most 12.
+    batch_size, epochs : int
+        The same for every call.
+    mixed : bool
+        Every second call goes batch by batch through ``train_on_batch``.
+    """
+
+    micro_batches: int = 2
+    calls: tuple[int, ...] = (4,)
+    batch_size: int = 1
+    epochs: int = 1
+    mixed: bool = False
+    steps_per_execution: int = 1
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaCase(Case):
+    """Training of a linear regression on two devices, in float64.
+
+    Attributes
+    ----------
+    examples, batch_size, epochs : int
+        As for ``fit``; the batch is shared out among the devices.
+    weights : str
+        Sample weights: ``none`` or ``unequal``.
+    penalty : str
+        ``none`` or ``l2``, on the kernel.
+    micro_batches : int
+        Micro-batches in an update; 1: no accumulation.
+    """
+
+    examples: int = 8
+    batch_size: int = 4
+    epochs: int = 1
+    weights: str = "none"
+    penalty: str = "none"
+    micro_batches: int = 1
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"weights": ("none", "unequal"), "penalty": ("none", "l2")}
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st

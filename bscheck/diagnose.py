@@ -35,7 +35,20 @@ ABLATION_SECONDS = 10.0
 
 #: Fields that say how much is run, not which option is on: resetting them is the shrinking's work.
 _AMOUNTS = frozenset(
-    {"seed", "sizes", "micro_batches", "updates", "size", "examples", "batch_size", "batches", "first", "second"}
+    {
+        "seed",
+        "sizes",
+        "micro_batches",
+        "updates",
+        "size",
+        "examples",
+        "batch_size",
+        "batches",
+        "first",
+        "second",
+        "calls",
+        "epochs",
+    }
 )
 
 

@@ -29,6 +29,8 @@ FAMILIES = {
         "bscheck.checks.schedules",
         "bscheck.checks.losses",
         "bscheck.checks.penalties",
+        "bscheck.checks.windows",
+        "bscheck.checks.replicas",
     ),
     "independence": (
         "bscheck.checks.independence",
@@ -37,6 +39,8 @@ FAMILIES = {
         "bscheck.checks.layer_values",
         "bscheck.checks.metrics",
         "bscheck.checks.compiled_metrics",
+        "bscheck.checks.coverage",
+        "bscheck.checks.paths",
     ),
     "tiny batches": (
         "bscheck.checks.variance",

@@ -31,3 +31,11 @@ accumulated_penalties_match_the_large_batch = promise("accumulated_penalties_mat
 accumulated_masked_gradient_is_the_mean_of_its_micro_batches = promise(
     "accumulated_masked_gradient_is_the_mean_of_its_micro_batches"
 )
+windows_run_on_across_epochs_and_calls = promise("windows_run_on_across_epochs_and_calls")
+open_window_waits_for_the_next_call = promise("open_window_waits_for_the_next_call")
+updates_do_not_depend_on_steps_per_execution = promise("updates_do_not_depend_on_steps_per_execution")
+steps_of_ones_own_make_the_updates_of_fit = promise("steps_of_ones_own_make_the_updates_of_fit")
+replicas_make_the_updates_of_one_device = promise("replicas_make_the_updates_of_one_device")
+replicas_report_the_history_of_one_device = promise("replicas_report_the_history_of_one_device")
+uneven_batch_averages_its_devices_equally = promise("uneven_batch_averages_its_devices_equally")
+end_of_the_data_is_not_a_step = promise("end_of_the_data_is_not_a_step")

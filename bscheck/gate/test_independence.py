@@ -29,3 +29,6 @@ output_losses_add_up_with_their_weights = promise("output_losses_add_up_with_the
 class_weight_weighs_each_example = promise("class_weight_weighs_each_example")
 masked_loss_is_the_mean_of_what_is_left_in_each_batch = promise("masked_loss_is_the_mean_of_what_is_left_in_each_batch")
 weighted_metrics_of_masked_steps_are_exact = promise("weighted_metrics_of_masked_steps_are_exact")
+every_source_trains_on_each_example_once_per_epoch = promise("every_source_trains_on_each_example_once_per_epoch")
+fit_leaves_the_state_of_train_on_batch = promise("fit_leaves_the_state_of_train_on_batch")
+every_epoch_is_shuffled_anew = promise("every_epoch_is_shuffled_anew")

@@ -88,13 +88,13 @@ class Trainer:
     def evaluate(self, batch: Sequence[Any], batch_size: int, source: str) -> Mapping[str, float]:
         """Return what ``evaluate`` reports."""
         with precision(self.bench.dtype), quiet():
-            logs = self.model.evaluate(**given(filled(batch), batch_size, source), verbose=0, return_dict=True)
+            logs = self.model.evaluate(**stream(batch, batch_size, source), verbose=0, return_dict=True)
         return numbers(logs)
 
     def fit(self, batch: Sequence[Any], batch_size: int, source: str) -> Mapping[str, float]:
         """Return the history of one epoch, unshuffled."""
         with precision(self.bench.dtype), quiet():
-            arguments = given(filled(batch), batch_size, source)
+            arguments = stream(batch, batch_size, source)
             history = self.model.fit(**arguments, shuffle=False, epochs=1, verbose=0).history
         return numbers({name: values[-1] for name, values in history.items()})
 
@@ -227,6 +227,11 @@ def _tuples(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _tuples(part) for key, part in tree.items()}
     return tuple(_tuples(part) for part in tree) if isinstance(tree, (list, tuple)) else tree
+
+
+def stream(batch: Sequence[Any], batch_size: int, source: str) -> dict[str, Any]:
+    """Return the arguments that hand ``(x, y, sample_weight or None)`` to a Keras loop."""
+    return given(filled(batch), batch_size, source)
 
 
 def given(parts: tuple[Any, ...], batch_size: int, source: str) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""Independence, fifth part: the same batches leave the same model, whichever of Keras's loops they go through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bscheck.cases import InferenceCase, seeds
+from bscheck.checks import Param, check
+from bscheck.checks.context import (
+    Context,
+    cached_in_process,
+    draw_sample_weights,
+    draw_weights,
+    first_reason,
+    variable_index,
+)
+from bscheck.results.verdict import Reading, worst
+from bscheck.runtime.bench import Array, Bench
+from bscheck.runtime.inference import sources
+from bscheck.runtime.learner import Learner
+from bscheck.tolerance import TINY, rms
+
+#: Reference subjects: plain, with several outputs, with state that is not trained, with rows that are looked up.
+SUBJECTS = ("dense", "two_outputs", "batch_norm", "embedding")
+
+
+def path_params() -> list[Param]:
+    """Return the gate's subjects."""
+    return [Param.of(subject=subject) for subject in SUBJECTS]
+
+
+@cached_in_process
+def _learner(bench: Bench, mode: str) -> Learner:
+    return Learner(bench, mode)
+
+
+def path_corners(context: Context) -> Sequence[InferenceCase]:
+    """Return a ragged epoch from each source."""
+    ragged = InferenceCase(mode=context.runtime.modes[0], dtype="float64", batches=2, tail=1, weights="unequal")
+    return [replace(ragged, source=source, seed=i) for i, source in enumerate(sources())]
+
+
+def path_cases(context: Context) -> Any:
+    """Draw sizes, tails, weights and sources."""
+    from hypothesis import strategies as st
+
+    few = context.runtime.compiles_per_shape
+    return st.builds(
+        InferenceCase,
+        seed=seeds(),
+        batch_size=st.sampled_from([2] if few else [1, 2, 3]),
+        batches=st.integers(1, 3),
+        tail=st.sampled_from([0, 1]),
+        weights=st.sampled_from(["unequal", "zeros"]),
+        source=st.sampled_from(sources()),
+        dtype=st.just("float64"),
+        mode=st.just(context.runtime.modes[0]),
+    ).map(lambda case: case if case.batch_size > 1 else replace(case, tail=0))
+
+
+def not_foretold(context: Context) -> str | None:
+    """Return why two trainings on the same batches may differ."""
+    return first_reason(
+        (not context.traits.double, "no float64 twin: the model fixes the dtype of a layer or an input"),
+        (context.traits.stochastic, "training calls are random (dropout or noise): two runs differ by design"),
+    )
+
+
+@check(
+    family="independence",
+    claims=("C14", "C8"),
+    case=InferenceCase,
+    params=path_params,
+    cases=path_cases,
+    corners=path_corners,
+    applies=not_foretold,
+    examples=(1, 2, 200),
+    catches="a loop that leaves out, repeats, reorders or alters a batch, its targets or its weights on the way, or "
+    "that forgets the state of a layer (moving statistics) or of the optimizer",
+    formula="float64, each variable of model and optimizer: rms(a-b) <= 1e-10 (rms(b) + rms(b - start)): the same "
+    "operations on the same numbers, but for the order of the sums (2^-53 each, amplified over a few updates)",
+    source="keras.io/api/models/model_training_apis: train_on_batch 'runs a single gradient update on a single batch "
+    "of data'; fit does so for each batch",
+    example="fit from a generator leaves dense/kernel[0,1] off by 0.004: 0.2 of what training moved",
+)
+def fit_leaves_the_state_of_train_on_batch(context: Context, case: InferenceCase) -> Reading:
+    """An epoch of ``fit``, from any source, leaves the state that ``train_on_batch`` leaves on the same batches."""
+    bench = context.bench(case.dtype)
+    x, y, own = context.subject.draw(case.seed, case.examples)
+    w = draw_sample_weights(case.seed, case.examples, case.weights)
+    if own is not None:
+        w = own if w is None else own * w
+    start = draw_weights(bench, case.seed, case.scale)
+    learner = _learner(bench, case.mode)
+    ends = []
+    for source in (case.source, "on_batch"):
+        learner.reset(start)
+        before = learner.state()
+        learner.learn((x, y, w), case.batch_size, source)
+        ends.append(learner.state())
+    return _compare(case, before, *ends)
+
+
+def _compare(
+    case: InferenceCase, before: dict[str, Array], seen: dict[str, Array], expected: dict[str, Array]
+) -> Reading:
+    readings = []
+    for name, want in expected.items():
+        moved = rms(want - before[name])
+        bound = 1e-10 * (rms(want) + moved) + TINY
+        off = np.abs(seen[name] - want)
+        at = tuple(int(i) for i in np.unravel_index(int(np.argmax(off)), off.shape)) if off.size else ()
+        share = rms(off) / bound
+        readings.append(
+            Reading(
+                share if np.isfinite(share) else np.inf,
+                where=variable_index(name, at),
+                seen=f"fit from {case.source} leaves {variable_index(name, at)} off by {rms(off):.2g}: "
+                f"{rms(off) / moved if moved else np.inf:.2g} of what training moved",
+                allowed=f"{bound / moved if moved else 0:.1g} of it",
+                cause=f"{case.source}, not the step: train_on_batch was given the same batches",
+            )
+        )
+    return worst(readings)

@@ -1,0 +1,278 @@
+"""Accumulation, last part: data parallel training on two devices is training on one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bscheck.cases import Case, ReplicaCase, seeds
+from bscheck.checks import Param, check
+from bscheck.checks.context import Context, cached_in_process, first_reason, require
+from bscheck.oracles.replicas import DEVICES, Training, draw, train
+from bscheck.results.verdict import Reading, worst
+from bscheck.runtime import current
+from bscheck.runtime.replicas import STRATEGIES, Worker, WorkerError
+from bscheck.tolerance import UNIT_ROUNDOFF, Array
+
+FORMULA = (
+    "elementwise, |seen - expected| <= 64 n u size in float64 (float32 on JAX), n the number of updates and size the "
+    "largest weight, target or gradient: no more than 64 roundings of numbers of that size in an update of 12 examples"
+)
+
+
+def replica_params() -> list[Param]:
+    """Return the backend's way to train on several devices."""
+    return [Param.of(strategy=STRATEGIES.get(current().name, "none"))]
+
+
+def has_strategy(context: Context) -> str | None:
+    """Return why there is nothing to hold to the promise."""
+    own = STRATEGIES.get(current().name)
+    return first_reason(
+        (own is None, "Keras on this backend has no data parallel training of its own"),
+        (context.param.get("strategy") != own, f"on this backend it is {own}"),
+    )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What Keras did on two devices: weights, history, and the unit roundoff that it computed with."""
+
+    weights: tuple[Array, Array]
+    history: Mapping[str, list[float]]
+    u: float
+
+
+@cached_in_process
+def _worker() -> Worker:
+    return Worker()
+
+
+@cached_in_process
+def _trained(case: ReplicaCase) -> Seen | str:
+    """Return the training that Keras did on two devices, or the error it raised."""
+    answer = _worker().ask(
+        seed=case.seed,
+        examples=case.examples,
+        batch_size=case.batch_size,
+        epochs=case.epochs,
+        weighted=case.weights == "unequal",
+        penalty=case.penalty == "l2",
+        k=case.micro_batches,
+    )
+    if "error" in answer:
+        return str(answer["error"])
+    kernel, bias = (np.asarray(w) for w in answer["weights"])
+    return Seen((kernel, bias), answer["history"], UNIT_ROUNDOFF[answer["dtype"]])
+
+
+def _batches(case: ReplicaCase) -> list[list[int]]:
+    rows = list(range(case.examples))
+    return [rows[i : i + case.batch_size] for i in range(0, len(rows), case.batch_size)]
+
+
+def _even(case: ReplicaCase) -> bool:
+    """Whether every batch gives every device as many examples."""
+    return all(len(batch) % DEVICES == 0 for batch in _batches(case))
+
+
+def _expected(case: ReplicaCase, devices: int) -> Training:
+    data = draw(case.seed, case.examples, case.weights == "unequal")
+    return train(
+        data, case.batch_size, case.epochs, penalty=case.penalty == "l2", k=case.micro_batches, devices=devices
+    )
+
+
+def _bound(case: ReplicaCase, seen: Seen, expected: Training) -> float:
+    updates = len(_batches(case)) * case.epochs
+    return 64 * updates * seen.u * expected.size
+
+
+def updates_reading(case: ReplicaCase, devices: int) -> Reading:
+    """Hold the weights after a training on two devices against NumPy's."""
+    seen = _ask(case)
+    if isinstance(seen, Reading):
+        return seen
+    expected = _expected(case, devices)
+    bound, readings = _bound(case, seen, expected), []
+    for name, s, e in zip(("kernel", "bias"), seen.weights, expected.weights, strict=True):
+        off = np.abs(s - e)
+        at = np.unravel_index(int(np.argmax(np.where(np.isfinite(off), off, np.inf))), off.shape)
+        moved = float(np.abs(e - draw(case.seed, case.examples, False).start[name == "bias"]).max())
+        place = f"{name}[{','.join(map(str, at))}]"
+        readings.append(
+            Reading(
+                float(off[at]) / bound if np.isfinite(off[at]) else np.inf,
+                where=place,
+                seen=f"after {case.epochs} epochs on {DEVICES} devices {place} is {s[at]:.9g}, on one {e[at]:.9g}: "
+                f"off by {off[at] / moved:.2g} of what training moved",
+                allowed=f"{bound / moved:.1g} of it",
+            )
+        )
+    return worst(readings)
+
+
+def history_reading(case: ReplicaCase, devices: int) -> Reading:
+    """Hold the history of a training on two devices against NumPy's."""
+    seen = _ask(case)
+    if isinstance(seen, Reading):
+        return seen
+    expected = _expected(case, devices)
+    readings = []
+    for name, values in expected.history.items():
+        if name not in seen.history:
+            return Reading(np.inf, name, f"the history has no {name}, only {sorted(seen.history)}", "every metric")
+        for epoch, (s, e) in enumerate(zip(seen.history[name], values, strict=True)):
+            bound = _bound(case, seen, expected) * max(1.0, expected.size)  # squares of numbers of that size
+            readings.append(
+                Reading(
+                    abs(s - e) / bound if np.isfinite(s) else np.inf,
+                    where=f"{name}, epoch {epoch + 1}",
+                    seen=f"on {DEVICES} devices the history gives {name} = {s:.9g} in epoch {epoch + 1}; "
+                    f"over the examples it is {e:.9g}",
+                    allowed=f"{bound:.1g} more or less",
+                )
+            )
+    return worst(readings)
+
+
+def _ask(case: ReplicaCase) -> Seen | Reading:
+    """Return the training, or a broken promise where there was none."""
+    try:
+        seen = _trained(case)
+    except WorkerError as error:
+        return Reading(np.inf, seen=str(error), allowed="an answer")
+    return Reading(np.inf, seen=f"Keras raised {seen}", allowed="no error") if isinstance(seen, str) else seen
+
+
+def update_corners(context: Context) -> Sequence[Case]:
+    """Return the corners of the history, and accumulation."""
+    return [*replica_corners(context), ReplicaCase(micro_batches=2)]
+
+
+def replica_corners(context: Context) -> Sequence[Case]:
+    """Return full batches and an even tail, weighted and with a penalty."""
+    rich = ReplicaCase(examples=6, epochs=2, weights="unequal", penalty="l2")
+    corners = [rich, replace(rich, examples=8, weights="none", seed=1)]
+    return [*corners, replace(rich, examples=2, batch_size=8, epochs=1, seed=2)]
+
+
+def uneven_corners(context: Context) -> Sequence[Case]:
+    """Return tails of one and of three examples, and batches that are all uneven."""
+    rich = ReplicaCase(examples=7, epochs=2, weights="unequal", penalty="l2")
+    return [rich, replace(rich, examples=5, seed=1), ReplicaCase(examples=6, batch_size=3)]
+
+
+def even_cases(context: Context) -> Any:
+    """Draw seeds and sizes whose batches the devices share evenly."""
+    from hypothesis import strategies as st
+
+    return st.builds(
+        ReplicaCase,
+        seed=seeds(),
+        examples=st.sampled_from([6, 10]),
+        epochs=st.integers(1, 2),
+        weights=st.just("unequal"),
+        penalty=st.just("l2"),
+    )
+
+
+def uneven_cases(context: Context) -> Any:
+    """Draw seeds for tails that the devices cannot share evenly."""
+    from hypothesis import strategies as st
+
+    return st.builds(
+        ReplicaCase,
+        seed=seeds(),
+        examples=st.sampled_from([5, 7, 9, 11]),
+        epochs=st.integers(1, 2),
+        weights=st.just("unequal"),
+        penalty=st.just("l2"),
+    )
+
+
+@check(
+    family="accumulation",
+    claims=("C1", "C4"),
+    case=ReplicaCase,
+    params=replica_params,
+    cases=even_cases,
+    corners=update_corners,
+    applies=has_strategy,
+    examples=(0, 1, 100),
+    per_subject=False,
+    catches="gradients that are summed over the devices, or those of one device alone; a penalty counted once a "
+    "device; a tail that is trained on twice or not at all; sample weights that go to the wrong device",
+    formula=FORMULA,
+    source="keras.io/guides/distributed_training_with_tensorflow, …_with_jax: synchronous data parallelism 'keeps the "
+    "model convergence behavior identical to what you would see for single-device training'",
+    example="after 2 epochs on 2 devices kernel[0,1] is 0.41, on one 0.38: off by 0.12 of what training moved",
+)
+def replicas_make_the_updates_of_one_device(context: Context, case: ReplicaCase) -> Reading:
+    """Training on two devices that share every batch evenly makes the updates of one device."""
+    require(_even(case), "a batch that the devices cannot share evenly has a promise of its own")
+    return updates_reading(case, 1)
+
+
+@check(
+    family="accumulation",
+    claims=("C1",),
+    case=ReplicaCase,
+    params=replica_params,
+    cases=even_cases,
+    corners=replica_corners,
+    applies=has_strategy,
+    examples=(0, 1, 100),
+    per_subject=False,
+    catches="a history that divides by the devices once too often or not at all, that is one device's, or that "
+    "counts the penalty once a device",
+    formula=FORMULA + "; the losses' bound times size once more, for squares",
+    source="keras.io/guides/distributed_training_with_tensorflow: 'fit works as usual' within the strategy's scope",
+    example="on 2 devices the history gives loss = 0.61 in epoch 1; over the examples it is 1.22",
+)
+def replicas_report_the_history_of_one_device(context: Context, case: ReplicaCase) -> Reading:
+    """The history of training on two devices is that of the examples: loss, metrics and weighted metrics."""
+    require(_even(case), "a batch that the devices cannot share evenly has a promise of its own")
+    return history_reading(case, 1)
+
+
+@check(
+    family="accumulation",
+    claims=("C1", "C4"),
+    case=ReplicaCase,
+    params=replica_params,
+    cases=uneven_cases,
+    corners=uneven_corners,
+    applies=has_strategy,
+    examples=(0, 1, 100),
+    per_subject=False,
+    catches="a tail whose devices' means are weighed in any other way than documented, or that is padded or dropped",
+    formula=FORMULA + "; g = (1/devices) sum of the devices' own means, 0 from one without examples",
+    source="keras.io/guides/distributed_training_with_tensorflow: every replica computes the loss and the gradient of "
+    "its own sub-batch",
+    example="after 2 epochs on 2 devices bias[0] is 0.13, on one 0.11: off by 0.2 of what training moved",
+    exception="of a batch that the devices cannot share evenly each takes the mean of its own examples, and these "
+    "means count alike (https://keras.io/guides/distributed_training_with_tensorflow/); JAX refuses such a batch",
+    excepts="replicas_make_the_updates_of_one_device",
+)
+def uneven_batch_averages_its_devices_equally(context: Context, case: ReplicaCase) -> Reading:
+    """A batch that two devices cannot share evenly is the plain mean of what each makes of its part, or is refused."""
+    require(not _even(case), "every batch is shared evenly")
+    if context.param.get("strategy") == "DataParallel":
+        return _refused(case)
+    return worst([updates_reading(case, DEVICES), history_reading(case, DEVICES)])
+
+
+def _refused(case: ReplicaCase) -> Reading:
+    """Return a broken promise unless the batch was refused, with a word on why."""
+    try:
+        seen = _trained(case)
+    except WorkerError as error:
+        return Reading(np.inf, seen=str(error), allowed="an answer")
+    if isinstance(seen, str) and "divisible" in seen.lower():
+        return Reading(0.0)
+    text = f"Keras raised {seen}" if isinstance(seen, str) else "a batch that cannot be shared evenly was trained on"
+    return Reading(np.inf, seen=text, allowed="an error that says that the batch is not divisible")

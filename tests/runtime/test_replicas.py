@@ -1,0 +1,48 @@
+"""The process with two devices: it is bounded in time, and its end is told."""
+
+import time
+
+import pytest
+
+from bscheck.cases import ReplicaCase
+from bscheck.checks import replicas as checks
+from bscheck.checks.replicas import updates_reading
+from bscheck.runtime.replicas import Worker, WorkerError
+
+REQUEST = {"seed": 0, "examples": 2, "batch_size": 2, "epochs": 1, "weighted": False, "penalty": False, "k": 1}
+
+
+def test_a_process_that_does_not_answer_is_ended_and_not_waited_for_again():
+    worker = Worker()
+    worker._seconds = 0.01
+    with pytest.raises(WorkerError, match=r"no answer within 0.01 seconds"):
+        worker.ask(**REQUEST)
+    assert worker._process.poll() is not None
+    started = time.monotonic()
+    with pytest.raises(WorkerError, match="no answer within"):
+        worker.ask(**REQUEST)
+    assert time.monotonic() - started < 1
+
+
+def test_a_process_that_ends_is_told():
+    worker = Worker()
+    worker._process.kill()
+    with pytest.raises(WorkerError, match="the process with 2 devices ended"):
+        worker.ask(**REQUEST)
+
+
+def test_no_answer_is_a_broken_promise(monkeypatch):
+    def silent(case):
+        raise WorkerError("no answer within 1 seconds: training on 2 devices hangs")
+
+    monkeypatch.setattr(checks, "_trained", silent)
+    reading = updates_reading(ReplicaCase(), 1)
+    assert not reading.holds
+    assert "hangs" in reading.seen
+
+
+def test_a_worker_goes_with_its_owner():
+    worker = Worker()
+    process = worker._process
+    del worker
+    assert process.wait(10) is not None
