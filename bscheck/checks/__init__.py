@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Families in the order of the summary, with the module that holds their checks.
 FAMILIES = {
     "accumulation": ("bscheck.checks.gradients", "bscheck.checks.updates", "bscheck.checks.training_updates"),
-    "independence": ("bscheck.checks.independence", "bscheck.checks.evaluation", "bscheck.checks.history"),
+    "independence": ("bscheck.checks.independence", "bscheck.checks.evaluation", "bscheck.checks.history", "bscheck.checks.layers"),
     "tiny batches": ("bscheck.checks.variance", "bscheck.checks.trajectory"),
     "timing": ("bscheck.checks.timing",),
 }

@@ -9,3 +9,6 @@ evaluation_does_not_depend_on_batch_size = promise("evaluation_does_not_depend_o
 evaluation_does_not_depend_on_steps_per_execution = promise("evaluation_does_not_depend_on_steps_per_execution")
 output_losses_do_not_depend_on_batch_size = promise("output_losses_do_not_depend_on_batch_size")
 history_of_fit_and_train_on_batch_report_the_batch = promise("history_of_fit_and_train_on_batch_report_the_batch")
+layer_output_of_an_example_is_its_own = promise("layer_output_of_an_example_is_its_own")
+layer_examples_do_not_mix_in_training = promise("layer_examples_do_not_mix_in_training")
+layer_takes_tiny_batches = promise("layer_takes_tiny_batches")

@@ -1,0 +1,227 @@
+"""What the checks of layers share: each construction built once, its rows one at a time, and its sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bscheck.checks import Param
+from bscheck.checks.context import Context, cached_in_process, first_reason, random
+from bscheck.results.verdict import Reading
+from bscheck.runtime import current
+from bscheck.runtime.bench import Array
+from bscheck.runtime.layer_rig import Arguments, LayerRig
+from bscheck.surface.layers import COUPLED, Construction, layer_classes, loops, missing, option, options
+from bscheck.tolerance import UNIT_ROUNDOFF, Deviation, Sensitivity, layer_rows, layer_sensitivity
+
+#: Examples drawn for a seed; no batch is larger.
+ROWS = 5
+
+#: Relative size of the perturbation that a layer's sensitivity is found with: float32's unit roundoff, below which
+#: every layer is linear and far above float64's own rounding.
+PERTURBATION = 2.0**-24
+
+#: Sets of examples kept for one construction.
+KEPT = 16
+
+
+class LayerBench:
+    """One construction of one layer; rigs and reference rows are made when first asked for.
+
+    Attributes
+    ----------
+    construction : Construction
+    """
+
+    def __init__(self, name: str, option_name: str) -> None:
+        self.name = name
+        self.construction: Construction = option(name, option_name)
+        self._rigs: dict[str, LayerRig] = {}
+        self._arguments: dict[int, Arguments] = {}
+        self._alone: dict[tuple[str, int, int], list[Array]] = {}
+        self._sensitivity: Sensitivity | None = None
+        self._stochastic: bool | None = None
+        self._announced: list[tuple[tuple[int | None, ...], str]] | None = None
+
+    def rig(self, dtype: str) -> LayerRig:
+        """Return the layer built at one precision, with the same weights at each."""
+        if dtype not in self._rigs:
+            values = None if dtype == "float32" else self.rig("float32").values
+            built = take(self.arguments(0), slice(0, 2))
+            self._rigs[dtype] = LayerRig(self.construction.make, built, dtype, loops(self.name), values)
+        return self._rigs[dtype]
+
+    def arguments(self, seed: int) -> Arguments:
+        """Return `ROWS` examples."""
+        if seed not in self._arguments:
+            if len(self._arguments) >= KEPT:
+                self._arguments.clear()
+                self._alone.clear()
+            self._arguments[seed] = self.construction.draw(random(seed, 6), ROWS)
+        return self._arguments[seed]
+
+    def alone(self, dtype: str, seed: int, rows: Sequence[int]) -> list[Array]:
+        """Return the outputs of some examples, each given to the layer in a batch of its own."""
+        for row in rows:
+            if (dtype, seed, row) not in self._alone:
+                one = take(self.arguments(seed), slice(row, row + 1))
+                self._alone[dtype, seed, row] = self.rig(dtype).call(one)
+        parts = [self._alone[dtype, seed, row] for row in rows]
+        return [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
+
+    def sensitivity(self) -> Sensitivity:
+        """Return how far the outputs of the first seed's examples move when weights and inputs do, in float64."""
+        if self._sensitivity is None:
+            rig, rng = self.rig("float64"), random(0, 7)
+            moved = _map(self.arguments(0), lambda a: _perturbed(a, rng))
+            rig.assign([_perturbed(v, rng) for v in rig.values])
+            try:
+                seen = rig.call(moved)
+            finally:
+                rig.restore()
+            outputs = self.alone("float64", 0, range(ROWS))
+            self._sensitivity = layer_sensitivity(outputs, seen, PERTURBATION)
+        return self._sensitivity
+
+    def stochastic(self) -> bool:
+        """Whether a training call draws random numbers: it moves a seed on."""
+        if self._stochastic is None:
+            rig = self.rig("float64")
+            rig.call(take(self.arguments(0), slice(0, 2)), training=True)
+            pairs = zip(rig.values, rig.state(), strict=True)
+            self._stochastic = any(old.dtype.kind in "iu" and not np.array_equal(old, new) for old, new in pairs)
+            rig.restore()
+        return self._stochastic
+
+    def announced(self) -> list[tuple[tuple[int | None, ...], str]]:
+        """Return the shapes and dtypes that the float32 layer announces for a batch of unknown size."""
+        if self._announced is None:
+            self._announced = self.rig("float32").symbolic(take(self.arguments(0), slice(0, 2)))
+        return self._announced
+
+
+@cached_in_process
+def layer_bench(name: str, option_name: str) -> LayerBench:
+    """Return the construction's bench, the same one at every call."""
+    return LayerBench(name, option_name)
+
+
+def bench_of(context: Context, case: Any) -> LayerBench:
+    """Return the bench of a parameter's layer and a case's option."""
+    return layer_bench(context.param.get("layer"), case.option)
+
+
+def _perturbed(value: Any, rng: np.random.Generator) -> Any:
+    if value.dtype.kind != "f":
+        return value
+    signs = rng.choice([-1.0, 1.0], value.shape)
+    return value.astype(np.float64) * (1 + PERTURBATION * signs)
+
+
+def _map(tree: Any, function: Callable[[Any], Any]) -> Any:
+    if isinstance(tree, dict):
+        return {key: _map(part, function) for key, part in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_map(part, function) for part in tree)
+    return function(tree) if isinstance(tree, np.ndarray) else tree
+
+
+def take(arguments: Arguments, rows: Any) -> Arguments:
+    """Return the arguments of a call with some of the examples."""
+    args, kwargs = _map(arguments, lambda a: a[rows])
+    return args, kwargs
+
+
+def mapped(arguments: Arguments, function: Callable[[Array], Array]) -> Arguments:
+    """Return the arguments of a call with `function` applied to every array."""
+    args, kwargs = _map(arguments, function)
+    return args, kwargs
+
+
+def joined(first: Arguments, second: Arguments) -> Arguments:
+    """Return the examples of two calls in one."""
+    rest = iter(leaves(second))
+    return mapped(first, lambda a: np.concatenate([a, next(rest)]))
+
+
+def leaves(arguments: Any) -> list[Array]:
+    """Return the arrays of a call's arguments in order."""
+    found: list[Array] = []
+    _map(arguments, lambda a: found.append(a))
+    return found
+
+
+# Parameters and comparisons ----------------------------------------------------------------------------
+
+
+def layers_of_keras() -> list[Param]:
+    """Return a parameter for each exported layer."""
+    return [Param.of(layer=name) for name in layer_classes()]
+
+
+def not_made(context: Context) -> str | None:
+    """Return why the layer cannot be made here."""
+    return missing(context.param.get("layer"))
+
+
+def coupled(name: str) -> bool:
+    """Whether the layer is documented to mix the examples of a training batch."""
+    return name in COUPLED
+
+
+def core_options(context: Context, wanted: Callable[[Construction], bool] = lambda c: True) -> list[str]:
+    """Return the names of the constructions that every check takes up."""
+    return [c.name for c in options(context.param.get("layer")) if c.core and wanted(c)]
+
+
+def all_options(context: Context, wanted: Callable[[Construction], bool] = lambda c: True) -> list[str]:
+    """Return the names of all constructions of the parameter's layer."""
+    return [c.name for c in options(context.param.get("layer")) if wanted(c)]
+
+
+def without(wanted: Callable[[Construction], bool], reason: str) -> Callable[[Context], str | None]:
+    """Return an ``applies`` that asks for a construction that is `wanted`."""
+
+    def applies(context: Context) -> str | None:
+        return not_made(context) or first_reason((not all_options(context, wanted), reason))
+
+    return applies
+
+
+def compare(seen: Sequence[Array], expected: Sequence[Array], bench: LayerBench, dtype: str, what: str) -> Reading:
+    """Compare rows of outputs with the rows they must be."""
+    wrong = differing_shape(seen, expected)
+    if wrong:
+        return Reading(np.inf, what, wrong, "the same shape")
+    u = UNIT_ROUNDOFF[dtype]
+    return told(layer_rows(seen, expected, bench.sensitivity(), u), what)
+
+
+def differing_shape(seen: Sequence[Array], expected: Sequence[Array]) -> str:
+    """Return what is wrong with the shapes of some outputs, or nothing."""
+    if len(seen) != len(expected):
+        return f"{len(seen)} outputs instead of {len(expected)}"
+    for i, (a, b) in enumerate(zip(seen, expected, strict=True)):
+        if a.shape != b.shape:
+            return f"output {i} has shape {a.shape} instead of {b.shape}"
+    return ""
+
+
+def told(found: Deviation, what: str) -> Reading:
+    """Return a deviation of rows as a reading."""
+    row = found.index[0] if found.index else 0
+    size = found.difference / found.scale if found.scale else np.inf
+    place = f"output {found.tensor}, example {row}, element {list(found.index[1:])}"
+    return Reading(
+        found.share,
+        where=place,
+        seen=f"{what} is off by {found.difference:.2g} for example {row}: {size:.2g} of the outputs' rms",
+        allowed=f"{found.bound:.1g}",
+    )
+
+
+def few_shapes() -> bool:
+    """Whether every new batch size costs a compilation."""
+    return current().compiles_per_shape
