@@ -9,6 +9,7 @@ import numpy as np
 
 from bscheck.checks import Param
 from bscheck.checks.context import Context, cached_in_process, first_reason, random
+from bscheck.errors import one_line
 from bscheck.results.verdict import Reading
 from bscheck.runtime import current
 from bscheck.runtime.bench import Array
@@ -19,9 +20,12 @@ from bscheck.tolerance import UNIT_ROUNDOFF, Deviation, Sensitivity, layer_rows,
 #: Examples drawn for a seed; no batch is larger.
 ROWS = 5
 
-#: Relative size of the perturbation that a layer's sensitivity is found with: float32's unit roundoff, below which
-#: every layer is linear and far above float64's own rounding.
-PERTURBATION = 2.0**-24
+#: Examples that a layer's sensitivity is found with.
+CALIBRATION = 4
+
+#: Relative size of the perturbation that a layer's sensitivity is found with, by the precision it is found at: small
+#: enough for every smooth layer to be linear, and far above the precision's own rounding.
+PERTURBATION = {"float64": 2.0**-24, "float32": 2.0**-11}
 
 #: Sets of examples kept for one construction.
 KEPT = 16
@@ -42,14 +46,36 @@ class LayerBench:
         self._arguments: dict[int, Arguments] = {}
         self._alone: dict[tuple[str, int, int], list[Array]] = {}
         self._sensitivity: Sensitivity | None = None
+        self._no_float64: str | None = None
         self._stochastic: bool | None = None
         self._announced: list[tuple[tuple[int | None, ...], str]] | None = None
+
+    @property
+    def exact(self) -> str:
+        """The highest precision that the layer can be called at: float64, else float32 (see `no_float64`)."""
+        return "float32" if self.no_float64 else "float64"
+
+    @property
+    def no_float64(self) -> str:
+        """Why the layer cannot be called in float64, or nothing: TensorFlow lacks a kernel, Keras mixes dtypes."""
+        if self._no_float64 is None:
+            self._no_float64 = ""
+            try:
+                self.rig("float64").call(take(self.arguments(0), slice(0, 2)))
+            except Exception as error:
+                self.rig("float32")  # what is wrong in float32 too is no matter of precision
+                self._no_float64 = one_line(error)
+        return self._no_float64
+
+    def dtype(self, wanted: str) -> str:
+        """Return the precision of a case that asks for `wanted`."""
+        return self.exact if wanted == "float64" else wanted
 
     def rig(self, dtype: str) -> LayerRig:
         """Return the layer built at one precision, with the same weights at each."""
         if dtype not in self._rigs:
-            values = None if dtype == "float32" else self.rig("float32").values
             built = take(self.arguments(0), slice(0, 2))
+            values = next(iter(self._rigs.values())).values if self._rigs else None
             self._rigs[dtype] = LayerRig(self.construction.make, built, dtype, loops(self.name), values)
         return self._rigs[dtype]
 
@@ -74,21 +100,21 @@ class LayerBench:
     def sensitivity(self) -> Sensitivity:
         """Return how far the outputs of the first seed's examples move when weights and inputs do, in float64."""
         if self._sensitivity is None:
-            rig, rng = self.rig("float64"), random(0, 7)
-            moved = _map(self.arguments(0), lambda a: _perturbed(a, rng))
-            rig.assign([_perturbed(v, rng) for v in rig.values])
+            rig, rng, size = self.rig(self.exact), random(0, 7), PERTURBATION[self.exact]
+            moved = mapped(take(self.arguments(0), slice(0, CALIBRATION)), lambda a: _perturbed(a, rng, size))
+            rig.assign([_perturbed(v, rng, size) for v in rig.values])
             try:
                 seen = rig.call(moved)
             finally:
                 rig.restore()
-            outputs = self.alone("float64", 0, range(ROWS))
-            self._sensitivity = layer_sensitivity(outputs, seen, PERTURBATION)
+            outputs = self.alone(self.exact, 0, range(CALIBRATION))
+            self._sensitivity = layer_sensitivity(outputs, seen, size)
         return self._sensitivity
 
     def stochastic(self) -> bool:
         """Whether a training call draws random numbers: it moves a seed on."""
         if self._stochastic is None:
-            rig = self.rig("float64")
+            rig = self.rig(self.exact)
             rig.call(take(self.arguments(0), slice(0, 2)), training=True)
             pairs = zip(rig.values, rig.state(), strict=True)
             self._stochastic = any(old.dtype.kind in "iu" and not np.array_equal(old, new) for old, new in pairs)
@@ -113,11 +139,10 @@ def bench_of(context: Context, case: Any) -> LayerBench:
     return layer_bench(context.param.get("layer"), case.option)
 
 
-def _perturbed(value: Any, rng: np.random.Generator) -> Any:
+def _perturbed(value: Any, rng: np.random.Generator, size: float) -> Any:
     if value.dtype.kind != "f":
         return value
-    signs = rng.choice([-1.0, 1.0], value.shape)
-    return value.astype(np.float64) * (1 + PERTURBATION * signs)
+    return value.astype(np.float64) * (1 + size * rng.choice([-1.0, 1.0], value.shape))
 
 
 def _map(tree: Any, function: Callable[[Any], Any]) -> Any:

@@ -17,3 +17,4 @@ clipping_acts_on_the_accumulated_gradient = promise("clipping_acts_on_the_accumu
 moving_average_advances_once_per_update = promise("moving_average_advances_once_per_update")
 constraints_act_once_per_update = promise("constraints_act_once_per_update")
 sparse_and_dense_gradients_make_the_same_update = promise("sparse_and_dense_gradients_make_the_same_update")
+layer_gradient_is_the_sum_over_micro_batches = promise("layer_gradient_is_the_sum_over_micro_batches")

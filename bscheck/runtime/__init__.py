@@ -41,6 +41,9 @@ class Runtime(Protocol):
     def compile_for_any_batch(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
         """Return `function` compiled for tensors like these with any number of examples, where the backend can."""
 
+    def strings(self, array: Any) -> Any:
+        """Return an array of strings as what a layer takes them as."""
+
     def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
         """Return ``f(x, y, w) -> (loss, list of dense gradients)`` over the trainable variables."""
 

@@ -77,8 +77,10 @@ class LayerRig:
             return {key: self.tensors(part) for key, part in tree.items()}
         if isinstance(tree, (list, tuple)):
             return type(tree)(self.tensors(part) for part in tree)
-        if not isinstance(tree, np.ndarray) or tree.dtype.kind in "US":
+        if not isinstance(tree, np.ndarray):
             return tree
+        if tree.dtype.kind in "US":
+            return self.runtime.strings(tree)
         if tree.dtype.kind == "f":
             return self.keras.ops.convert_to_tensor(tree, "float64" if self.dtype == "float64" else "float32")
         return self.keras.ops.convert_to_tensor(tree)

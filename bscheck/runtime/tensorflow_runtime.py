@@ -41,6 +41,9 @@ class TensorFlowRuntime:
         compiled: Callable[..., Any] = tf.function(function, autograph=False).get_concrete_function(*spec)
         return compiled
 
+    def strings(self, array: Any) -> Any:
+        return tf.constant(array)
+
     def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
         differentiate = self._differentiate(model, loss, mode)
         variables = model.trainable_variables

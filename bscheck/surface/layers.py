@@ -183,8 +183,9 @@ def _convolutions(dims: int) -> dict[str, list[Construction]]:
     causal = {"causal": {"padding": "causal"}} if dims == 1 else {}
     return {
         f"Conv{dims}D": _simple(
-            f"Conv{dims}D", 4, 2, x=dilated, **options, **causal, groups={"groups": 2}, channels_first=_CHANNELS_FIRST
-        ),
+            f"Conv{dims}D", 4, 2, x=dilated, **options, **causal, groups={"groups": 2}
+        )
+        + [_convolution_channels_first(dims)],
         f"Conv{dims}DTranspose": _simple(
             f"Conv{dims}DTranspose",
             3,
@@ -196,6 +197,12 @@ def _convolutions(dims: int) -> dict[str, list[Construction]]:
             without_bias={"use_bias": False},
         ),
     }
+
+
+def _convolution_channels_first(dims: int) -> Construction:
+    # TensorFlow has no such kernel on a CPU.
+    make = _made(f"Conv{dims}D", 4, 2, **_CHANNELS_FIRST)
+    return Construction("channels_first", make, (_first(_CHANNELS[dims]),), backends=("jax", "torch"), core=False)
 
 
 def _more_convolutions(dims: int) -> dict[str, list[Construction]]:
@@ -231,6 +238,9 @@ def _pooling(dims: int) -> dict[str, list[Construction]]:
         table[f"Adaptive{kind}Pooling{dims}D"] = _simple(
             f"Adaptive{kind}Pooling{dims}D", 2, x=x, channels_first=_CHANNELS_FIRST
         )
+    if dims == 1:
+        pooled = Construction("mask", _made("GlobalAveragePooling1D"), (_STEPS,), {"mask": _MASK}, steps="whole")
+        table["GlobalAveragePooling1D"].append(pooled)
     table[f"UpSampling{dims}D"] = _simple(f"UpSampling{dims}D", 2, x=x)
     table[f"ZeroPadding{dims}D"] = _simple(f"ZeroPadding{dims}D", 1, x=x)
     table[f"Cropping{dims}D"] = _simple(f"Cropping{dims}D", 1, x=x)
@@ -249,21 +259,17 @@ def _recurrent(name: str, x: Feature, mask: Feature, *args: Any, **options: Any)
 
     return [
         made("plain"),
-        made("sequences", return_sequences=True),
         made("state", return_sequences=True, return_state=True),
-        made("backwards", return_sequences=True, go_backwards=True),
-        made("mask", "whole"),
-        made("mask_state", "whole", return_state=True),
+        made("backwards", return_sequences=True, go_backwards=True, use_bias=False),
+        made("mask", "whole", return_state=True),
         made("mask_sequences", "aligned", return_sequences=True),
         made("mask_backwards", "reversed", return_sequences=True, go_backwards=True),
         made("dropout", dropout=0.3, recurrent_dropout=0.2, seed=1),
-        made("without_bias", use_bias=False),
     ]
 
 
 def _unrolled(name: str) -> list[Construction]:
     return [
-        Construction("unroll", _made(name, 3, unroll=True), (_STEPS,), needs=("unroll",)),
         Construction("unroll_mask", _made(name, 3, unroll=True), (_STEPS,), {"mask": _MASK}, steps="whole"),
         Construction("initial_state", _made(name, 3), (_STEPS,), {"initial_state": _states(name)}),
     ]
@@ -287,7 +293,7 @@ def _recurrent_layers() -> dict[str, list[Construction]]:
         name = f"ConvLSTM{dims}D"
         table[name] = _recurrent(name, x, _MASK_OF_IMAGES[dims], 2, 2)
         table[name].append(Construction("same", _made(name, 2, 2, padding="same", strides=1), (x,)))
-        if dims == 3:  # by far the slowest layer: only what ConvLSTM1D and 2D do not share with it
+        if dims != 2:  # the slowest layers: what they do not share with ConvLSTM2D
             table[name] = [c for c in table[name] if c.name in ("plain", "mask", "mask_sequences", "dropout")]
     for cell in ("LSTMCell", "GRUCell", "SimpleRNNCell"):
         table[cell] = [
@@ -312,10 +318,8 @@ def _rnns() -> list[Construction]:
         made("plain", lstm),
         made("mask", gru, "whole"),
         made("mask_zero_output", gru, "aligned", return_sequences=True, zero_output_for_mask=True),
-        made("stacked", _stacked),
         made("stacked_mask", _stacked, "whole"),
-        made("stacked_mask_sequences", _stacked, "aligned", return_sequences=True),
-        made("stacked_mask_unroll", _stacked, "whole", unroll=True),
+        made("stacked_mask_sequences", _stacked, "aligned", return_sequences=True, return_state=True),
     ]
 
 
@@ -332,14 +336,11 @@ def _bidirectionals() -> list[Construction]:
 
     return [
         made("plain", "LSTM"),
-        *(made(mode, "GRU", mode=mode, return_sequences=True) for mode in ("sum", "mul", "ave")),
-        made("lists", "SimpleRNN", mode=None),
         made("state", "GRU", return_state=True),
-        *(made(f"mask_{mode}", "SimpleRNN", "whole", mode) for mode in ("concat", "sum", "mul", "ave")),
+        made("mask", "LSTM", "whole"),
+        *(made(f"mask_{mode}", "SimpleRNN", "whole", mode) for mode in ("sum", "mul", "ave")),
         made("mask_lists", "GRU", "whole", None),
-        made("mask_lstm", "LSTM", "whole"),
         made("mask_sequences", "LSTM", "aligned", return_sequences=True),
-        made("mask_sequences_sum", "GRU", "aligned", "sum", return_sequences=True),
     ]
 
 
@@ -358,6 +359,7 @@ def _time_distributed() -> list[Construction]:
 
 
 def _attention() -> dict[str, list[Construction]]:
+    """Return the attention layers; a query step's output belongs to it, masked keys are skipped."""
     q, v, many = Feature((4, 3)), Feature((3, 3)), (Feature((4, 6)), Feature((3, 6)))
     several = {"query_mask": Feature((4,), "mask"), "value_mask": _MASK}
 
@@ -741,3 +743,34 @@ def loops(name: str) -> bool:
     """Whether a layer loops over time steps, which is cheaper to trace once than to call often."""
     layers = keras_module().layers
     return issubclass(layer_classes()[name], (layers.RNN, layers.Bidirectional))
+
+
+# Stateful layers ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def stateful_layers() -> Sequence[str]:
+    """Return the exported layers that can keep their state from one batch to the next."""
+    named = [
+        name
+        for name, exported in layer_classes().items()
+        if "stateful" in inspect.signature(exported.__init__).parameters
+    ]
+    return [*named, "Bidirectional", "StackedRNNCells"]
+
+
+def stateful(name: str, keep: bool) -> tuple[Callable[[Any], Any], Feature] | None:
+    """Return how to make a layer that keeps its state, or the same without, and its input; None where unknown."""
+    options: dict[str, Any] = {"stateful": keep, "return_sequences": True}
+    wrapped: Mapping[str, Callable[[Any], Any]] = {
+        "RNN": lambda keras: keras.layers.RNN(keras.layers.GRUCell(3), **options),
+        "StackedRNNCells": lambda keras: keras.layers.RNN(_stacked(keras), **options),
+        "Bidirectional": lambda keras: keras.layers.Bidirectional(keras.layers.LSTM(2, **options)),
+    }
+    if name in wrapped:
+        return wrapped[name], _STEPS
+    if name.startswith("ConvLSTM"):
+        return _made(name, 2, 2, **options), _STEPS_OF_IMAGES[int(name[8])]
+    if name in ("LSTM", "GRU", "SimpleRNN"):
+        return _made(name, 3, **options), _STEPS
+    return None
