@@ -46,9 +46,10 @@ class LayerBench:
         self._arguments: dict[int, Arguments] = {}
         self._alone: dict[tuple[str, int, int], list[Array]] = {}
         self._sensitivity: Sensitivity | None = None
+        self._together: dict[tuple[str, int], list[Any]] = {}
         self._no_float64: str | None = None
         self._stochastic: bool | None = None
-        self._announced: list[tuple[tuple[int | None, ...], str]] | None = None
+        self._announced: list[tuple[int | None, ...]] | None = None
 
     @property
     def exact(self) -> str:
@@ -115,14 +116,23 @@ class LayerBench:
         """Whether a training call draws random numbers: it moves a seed on."""
         if self._stochastic is None:
             rig = self.rig(self.exact)
-            rig.call(take(self.arguments(0), slice(0, 2)), training=True)
-            pairs = zip(rig.values, rig.state(), strict=True)
-            self._stochastic = any(old.dtype.kind in "iu" and not np.array_equal(old, new) for old, new in pairs)
-            rig.restore()
+            self._stochastic = False
+            if rig.seeds:
+                rig.call(take(self.arguments(0), slice(0, 2)), training=True)
+                pairs = zip(rig.values, rig.state(), strict=True)
+                self._stochastic = any(old.dtype.kind in "iu" and not np.array_equal(old, new) for old, new in pairs)
+                rig.restore()
         return self._stochastic
 
-    def announced(self) -> list[tuple[tuple[int | None, ...], str]]:
-        """Return the shapes and dtypes that the float32 layer announces for a batch of unknown size."""
+    def together(self, dtype: str, seed: int) -> list[Any]:
+        """Return the output tensors of a batch of three."""
+        if (dtype, seed) not in self._together:
+            self._together.clear()
+            self._together[dtype, seed] = self.rig(dtype).raw(take(self.arguments(seed), slice(0, 3)))
+        return self._together[dtype, seed]
+
+    def announced(self) -> list[tuple[int | None, ...]]:
+        """Return the shapes that the float32 layer announces for a batch of unknown size."""
         if self._announced is None:
             self._announced = self.rig("float32").symbolic(take(self.arguments(0), slice(0, 2)))
         return self._announced

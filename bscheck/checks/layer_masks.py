@@ -71,7 +71,7 @@ def mask_corners(context: Context) -> Sequence[LayerMaskCase]:
     params=masking_layers,
     corners=mask_corners,
     applies=without(has_steps, "no time steps to mask"),
-    examples=(0, 2, 200),
+    examples=(0, 1, 200),
     per_subject=False,
     catches="a layer or wrapper that lets masked steps move its state, its count, its output or its gradient, for one "
     "merge mode, direction or kind of output only",

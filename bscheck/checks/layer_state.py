@@ -47,17 +47,20 @@ def _rig(name: str, keep: bool, examples: int) -> LayerRig:
     """Return a layer built for a batch size: one that keeps its state must know it."""
     known = stateful(name, keep)
     assert known is not None
-    values = None if (keep, examples) == (False, 0) else _rig(name, False, 0).values
     built = _arguments(_inputs(name, 0, examples or 2, 2))
-    return LayerRig(known[0], built, "float64", False, _with_states(values, known[0], built))
+    rig = LayerRig(known[0], built, "float64", False)
+    if keep:
+        _like(rig, _rig(name, False, 0))
+    return rig
 
 
-def _with_states(values: Any, make: Any, built: Arguments) -> Any:
-    """Return the stateless layer's weights, followed by zeros for the states that a stateful one has beside them."""
-    if values is None:
-        return None
-    states = LayerRig(make, built, "float64", False).state()[len(values) :]
-    return [*values, *(np.zeros_like(s) for s in states)]
+def _like(rig: LayerRig, other: LayerRig) -> None:
+    """Give a stateful layer the stateless one's weights, and zeros for its states."""
+    trainable = [id(v) for v in other.layer.trainable_variables]
+    values = dict(zip([id(v) for v in other.variables], other.values, strict=True))
+    weights = dict(zip([id(v) for v in rig.layer.trainable_variables], [values[i] for i in trainable], strict=True))
+    rig.values = [weights.get(id(v), np.zeros_like(old)) for v, old in zip(rig.variables, rig.values, strict=True)]
+    rig.restore()
 
 
 @cached_in_process

@@ -12,6 +12,7 @@ history_of_fit_and_train_on_batch_report_the_batch = promise("history_of_fit_and
 layer_output_of_an_example_is_its_own = promise("layer_output_of_an_example_is_its_own")
 layer_examples_do_not_mix_in_training = promise("layer_examples_do_not_mix_in_training")
 layer_takes_tiny_batches = promise("layer_takes_tiny_batches")
+layer_output_has_the_announced_shape = promise("layer_output_has_the_announced_shape")
 masked_steps_change_nothing = promise("masked_steps_change_nothing")
 float32_layer_computes_in_float32 = promise("float32_layer_computes_in_float32")
 mixed_precision_layer_stays_near_its_exact_self = promise("mixed_precision_layer_stays_near_its_exact_self")

@@ -65,6 +65,11 @@ class LayerRig:
             for variable, value in zip(self.variables, values, strict=True):
                 variable.assign(np.asarray(value).astype(_numpy_dtype(variable)))
 
+    @property
+    def seeds(self) -> list[Any]:
+        """The states of random generators among the variables."""
+        return [v for v in self.variables if "int" in str(v.dtype) and "seed" in v.path]
+
     def restore(self) -> None:
         """Give every variable the value that the rig began with."""
         self.assign(self.values)
@@ -85,11 +90,11 @@ class LayerRig:
             return self.keras.ops.convert_to_tensor(tree, "float64" if self.dtype == "float64" else "float32")
         return self.keras.ops.convert_to_tensor(tree)
 
-    def raw(self, arguments: Arguments, training: bool = False) -> list[Any]:
+    def raw(self, arguments: Arguments, training: bool = False, eager: bool = False) -> list[Any]:
         """Return the output tensors of a call; what it does to the variables stays."""
         with precision(self.dtype):
             args, kwargs = self.tensors(arguments)
-            if not self.compiled:
+            if eager or not self.compiled:
                 return self._outputs(args, kwargs, training)
             leaves, rebuild = _flatten((args, kwargs))
             if any(isinstance(leaf, np.ndarray) for leaf in leaves):  # strings, which only eager layers take
@@ -118,8 +123,8 @@ class LayerRig:
         outputs = self.layer(*args, **kwargs, **options)
         return [o for o in self.keras.tree.flatten(outputs) if o is not None]
 
-    def symbolic(self, arguments: Arguments) -> list[tuple[tuple[int | None, ...], str]]:
-        """Return the shapes and dtypes that the layer announces for a batch of unknown size."""
+    def symbolic(self, arguments: Arguments) -> list[tuple[int | None, ...]]:
+        """Return the shapes that the layer announces for a batch of unknown size."""
 
         def announced(tensor: Any) -> Any:
             if not hasattr(tensor, "shape"):
@@ -132,7 +137,7 @@ class LayerRig:
             leaves, rebuild = _flatten((args, kwargs))
             args, kwargs = rebuild([announced(leaf) for leaf in leaves])
             outputs = self.keras.tree.flatten(self.layer.compute_output_spec(*args, **kwargs))
-        return [(tuple(o.shape), str(o.dtype)) for o in outputs if o is not None]
+        return [tuple(o.shape) for o in outputs if o is not None]
 
     # Gradients ---------------------------------------------------------------------------------------
 

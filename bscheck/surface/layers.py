@@ -253,8 +253,9 @@ def _recurrent(name: str, x: Feature, mask: Feature, *args: Any, **options: Any)
 
     def made(option: str, steps: str = "", **more: Any) -> Construction:
         kwargs = {"mask": mask} if steps else {}
+        core = option in ("plain", "mask", "dropout") and (option != "mask" or len(args) == 1)
         return Construction(
-            option, _made(name, *args, **{**options, **more}), (x,), kwargs, needs=tuple(more), steps=steps
+            option, _made(name, *args, **{**options, **more}), (x,), kwargs, needs=tuple(more), steps=steps, core=core
         )
 
     return [
@@ -270,8 +271,8 @@ def _recurrent(name: str, x: Feature, mask: Feature, *args: Any, **options: Any)
 
 def _unrolled(name: str) -> list[Construction]:
     return [
-        Construction("unroll_mask", _made(name, 3, unroll=True), (_STEPS,), {"mask": _MASK}, steps="whole"),
-        Construction("initial_state", _made(name, 3), (_STEPS,), {"initial_state": _states(name)}),
+        Construction("unroll_mask", _made(name, 3, unroll=True), (_STEPS,), {"mask": _MASK}, steps="whole", core=False),
+        Construction("initial_state", _made(name, 3), (_STEPS,), {"initial_state": _states(name)}, core=False),
     ]
 
 
@@ -287,7 +288,9 @@ def _recurrent_layers() -> dict[str, list[Construction]]:
     table = {name: _recurrent(name, _STEPS, _MASK, 3) + _unrolled(name) for name in ("LSTM", "GRU", "SimpleRNN")}
     table["GRU"].append(Construction("reset_before", _made("GRU", 3, reset_after=False), (_STEPS,)))
     table["GRU"].append(
-        Construction("reset_before_mask", _made("GRU", 3, reset_after=False), (_STEPS,), {"mask": _MASK}, steps="whole")
+        Construction(
+            "reset_before_mask", _made("GRU", 3, reset_after=False), (_STEPS,), {"mask": _MASK}, steps="whole", core=False
+        )
     )
     for dims, x in _STEPS_OF_IMAGES.items():
         name = f"ConvLSTM{dims}D"
@@ -297,8 +300,8 @@ def _recurrent_layers() -> dict[str, list[Construction]]:
             table[name] = [c for c in table[name] if c.name in ("plain", "mask", "mask_sequences", "dropout")]
     for cell in ("LSTMCell", "GRUCell", "SimpleRNNCell"):
         table[cell] = [
+            # Without dropout: a cell keeps its mask until the layer around it drops it.
             Construction("plain", _made(cell, 3), (_FLAT, _states(cell))),
-            Construction("dropout", _made(cell, 3, dropout=0.3, recurrent_dropout=0.3, seed=1), (_FLAT, _states(cell))),
         ]
     table["StackedRNNCells"] = [
         Construction("plain", _stacked, (_FLAT, [[Feature((3,)), Feature((3,))], [Feature((2,))]]))
@@ -310,7 +313,8 @@ def _rnns() -> list[Construction]:
     def made(option: str, cell: Callable[[Any], Any], steps: str = "", **options: Any) -> Construction:
         kwargs = {"mask": _MASK} if steps else {}
         return Construction(
-            option, lambda keras: keras.layers.RNN(cell(keras), **options), (_STEPS,), kwargs, tuple(options), steps=steps
+            option, lambda keras: keras.layers.RNN(cell(keras), **options), (_STEPS,), kwargs, tuple(options), steps=steps,
+            core=option in ("plain", "stacked_mask"),
         )
 
     lstm, gru = _made("LSTMCell", 3), _made("GRUCell", 3)
@@ -332,6 +336,7 @@ def _bidirectionals() -> list[Construction]:
             (_STEPS,),
             kwargs,
             steps=steps,
+            core=option in ("plain", "mask_sum"),
         )
 
     return [
@@ -419,6 +424,7 @@ def _merging() -> dict[str, list[Construction]]:
         for name in ("Add", "Average", "Maximum", "Minimum", "Multiply")
     }
     table["Add"].append(Construction("broadcast", _made("Add"), ([_STEPS, Feature((1, 3))],)))
+    table["Add"].append(Construction("columns", _made("Add"), ([_STEPS, Feature((3, 1))],)))
     table["Subtract"] = [Construction("plain", _made("Subtract"), (two,))]
     table["Concatenate"] = [
         Construction("plain", _made("Concatenate"), ([_FLAT, Feature((3,))],)),
@@ -450,7 +456,6 @@ def _core() -> dict[str, list[Construction]]:
         "Dense": _simple("Dense", 3, relu={"activation": "relu"}, without_bias={"use_bias": False})
         + [
             Construction("steps", _made("Dense", 3), (_STEPS,)),
-            Construction("lora", _made("Dense", 3, lora_rank=2), (_FLAT,), needs=("lora_rank",)),
         ],
         "EinsumDense": [
             Construction("plain", _made("EinsumDense", "ab,bc->ac", output_shape=3, bias_axes="c"), (_FLAT,)),
