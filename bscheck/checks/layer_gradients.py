@@ -45,8 +45,14 @@ def gradient_cases(context: Context) -> Any:
 
 
 def gradient_corners(context: Context) -> Sequence[LayerGradientCase]:
-    """Return two and one example, for each main construction."""
-    return tuple(LayerGradientCase(option=name) for name in core_options(context, differentiable))
+    """Return one and three examples, for each main construction, and for the first one two and one.
+
+    Two odd micro-batches in an even batch: what is wrong with the first or the last example of an odd batch alone
+    would cancel in two and one.
+    """
+    names = core_options(context, differentiable, most=3)
+    sizes = [(name, (1, 3)) for name in names] + [(name, (2, 1)) for name in names[:1]]
+    return tuple(LayerGradientCase(option=name, sizes=cut) for name, cut in sizes[: 1 if few_shapes() else None])
 
 
 @check(

@@ -58,7 +58,7 @@ def _cases(dtypes: Sequence[str]) -> Any:
 def float32_corners(context: Context) -> Sequence[LayerCase]:
     """Return a batch of three and one of one, for each main construction."""
     sizes = (3,) if few_shapes() else (3, 1)
-    names = core_options(context, smooth)
+    names = core_options(context, smooth, most=4)
     return tuple(LayerCase(option=name, examples=n, dtype="float32") for name in names for n in sizes)
 
 
@@ -86,7 +86,7 @@ def float32_layer_computes_in_float32(context: Context, case: LayerCase) -> Read
 
 def mixed_corners(context: Context) -> Sequence[LayerCase]:
     """Return a batch of three in bfloat16, and in float16 for the first construction."""
-    names = core_options(context, smooth)
+    names = core_options(context, smooth, most=2)
     return tuple(
         LayerCase(option=name, dtype=dtype) for name in names for dtype in (MIXED if name == names[0] else MIXED[:1])
     )
@@ -165,7 +165,7 @@ def state_cases(context: Context) -> Any:
 
 def state_corners(context: Context) -> Sequence[LayerCase]:
     """Return one batch for each main construction."""
-    return tuple(LayerCase(option=name) for name in core_options(context))
+    return tuple(LayerCase(option=name) for name in core_options(context, most=2))
 
 
 @check(

@@ -132,7 +132,7 @@ def stateful_layer_goes_on_where_it_stopped(context: Context, case: StatefulCase
         if again:
             _reset(rig.layer)
         else:
-            rig.restore()
+            _begin(rig)
         for i, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
             seen = _forward(name, rig.call(_arguments(x[:, start:stop])))
             expected = [o[:, start:stop] for o in whole]
@@ -144,6 +144,12 @@ def stateful_layer_goes_on_where_it_stopped(context: Context, case: StatefulCase
 def _forward(name: str, outputs: Sequence[Array]) -> list[Array]:
     """Return the outputs that read the sequence forwards: the backward half cannot be had from chunks."""
     return [o[..., : o.shape[-1] // 2] for o in outputs] if name == "Bidirectional" else list(outputs)
+
+
+def _begin(rig: LayerRig) -> None:
+    """Give a layer its first weights and no memory: its states are no variables of the layer's."""
+    rig.restore()
+    _reset(rig.layer)
 
 
 def _reset(layer: Any) -> None:
@@ -172,7 +178,7 @@ def stateful_layer_refuses_another_batch_size(context: Context, case: StatefulCa
     """A stateful layer refuses a batch of another size, or begins it anew; it never broadcasts a state."""
     name = context.param.get("layer")
     rig = _rig(name, True, case.examples)
-    rig.restore()
+    _begin(rig)
     rig.call(_arguments(_inputs(name, case.seed, case.examples, case.chunks[0])))
     other = _arguments(_inputs(name, case.seed + 1, case.other, case.chunks[1]))
     try:

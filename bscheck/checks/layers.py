@@ -189,7 +189,7 @@ def _cases_of(sizes: Sequence[int]) -> Any:
 
 def _corners_of(*sizes: int) -> Any:
     def corners(context: Context) -> Sequence[LayerCase]:
-        return tuple(LayerCase(option=name, examples=n, dtype="float32") for n in sizes for name in core_options(context))
+        return tuple(LayerCase(option=name, examples=n, dtype="float32") for n in sizes for name in core_options(context, most=3))
 
     return corners
 

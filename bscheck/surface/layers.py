@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,8 @@ class Construction:
         Backends that the construction can run on; all by default.
     core : bool
         Whether every check takes it up; the others are left to some checks, and to what is drawn.
+    float64 : bool
+        False where float64 images meet float32 constants in what the layer draws at random.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Construction:
     masks: tuple[str, ...] = ("mask",)
     backends: tuple[str, ...] = ()
     core: bool = True
+    float64: bool = True
 
     def draw(self, rng: np.random.Generator, n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of a call with `n` examples, as NumPy arrays."""
@@ -424,7 +427,7 @@ def _merging() -> dict[str, list[Construction]]:
         for name in ("Add", "Average", "Maximum", "Minimum", "Multiply")
     }
     table["Add"].append(Construction("broadcast", _made("Add"), ([_STEPS, Feature((1, 3))],)))
-    table["Add"].append(Construction("columns", _made("Add"), ([_STEPS, Feature((3, 1))],)))
+    table["Add"].append(Construction("columns", _made("Add"), ([_STEPS, Feature((3, 1))],), core=False))
     table["Subtract"] = [Construction("plain", _made("Subtract"), (two,))]
     table["Concatenate"] = [
         Construction("plain", _made("Concatenate"), ([_FLAT, Feature((3,))],)),
@@ -588,8 +591,6 @@ def _preprocessing() -> dict[str, list[Construction]]:
 
 
 def _discrete(construction: Construction) -> Construction:
-    from dataclasses import replace
-
     return replace(construction, smooth=False)
 
 
@@ -633,6 +634,7 @@ def _images() -> dict[str, list[Construction]]:
     jitter = {
         "brightness_factor": 0.1, "contrast_factor": 0.1, "saturation_factor": 0.1, "hue_factor": 0.1, **seed,
     }  # fmt: skip
+    table["AugMix"] = [replace(c, float64=False) for c in table["AugMix"]]
     return {
         **table,
         "RandomColorJitter": _simple("RandomColorJitter", x=small, shared=jitter),
