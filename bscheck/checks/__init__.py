@@ -19,8 +19,21 @@ if TYPE_CHECKING:
 
 #: Families in the order of the summary, with the module that holds their checks.
 FAMILIES = {
-    "accumulation": ("bscheck.checks.gradients", "bscheck.checks.updates", "bscheck.checks.training_updates", "bscheck.checks.layer_gradients"),
-    "independence": ("bscheck.checks.independence", "bscheck.checks.evaluation", "bscheck.checks.history", "bscheck.checks.layers", "bscheck.checks.layer_masks", "bscheck.checks.layer_precision", "bscheck.checks.layer_state"),
+    "accumulation": (
+        "bscheck.checks.gradients",
+        "bscheck.checks.updates",
+        "bscheck.checks.training_updates",
+        "bscheck.checks.layer_gradients",
+    ),
+    "independence": (
+        "bscheck.checks.independence",
+        "bscheck.checks.evaluation",
+        "bscheck.checks.history",
+        "bscheck.checks.layers",
+        "bscheck.checks.layer_masks",
+        "bscheck.checks.layer_precision",
+        "bscheck.checks.layer_state",
+    ),
     "tiny batches": ("bscheck.checks.variance", "bscheck.checks.trajectory"),
     "timing": ("bscheck.checks.timing",),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +82,7 @@ def layer_gradient_is_the_sum_over_micro_batches(context: Context, case: LayerGr
     projections = _projections(bench, case, n)
     edges = np.cumsum([0, *case.sizes])
     large = _gradient(bench, case.seed, 0, n, projections, training)
-    micro = [_gradient(bench, case.seed, a, b, projections, training) for a, b in zip(edges, edges[1:], strict=False)]
+    micro = [_gradient(bench, case.seed, a, b, projections, training) for a, b in itertools.pairwise(edges)]
     names = [v.path for v in bench.rig(bench.exact).layer.trainable_variables]
     weights = _weights([m[0] for m in micro], large[0])
     inputs = [np.concatenate(parts) for parts in zip(*(m[1] for m in micro), strict=True)]

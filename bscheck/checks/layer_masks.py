@@ -75,7 +75,8 @@ def mask_corners(context: Context) -> Sequence[LayerMaskCase]:
     per_subject=False,
     catches="a layer or wrapper that lets masked steps move its state, its count, its output or its gradient, for one "
     "merge mode, direction or kind of output only",
-    formula="|p-r| <= 16 u m for outputs of steps that are not masked, and of whole sequences; rms(a-f) <= 1e-10 (rms S "
+    formula="|p-r| <= 16 u m for outputs of steps that are not masked, and of whole sequences; rms(a-f) <= 1e-10 "
+    "(rms S "
     "+ 1e-3 rms S_all) for gradients; p, a: other values in the masked steps, and masked steps appended; r, f: zeros "
     "in the masked steps",
     source="keras.io/guides/understanding_masking_and_padding: masked steps are 'skipped when processing the data'",
@@ -173,7 +174,7 @@ def _gradients(
     """Compare the weights' gradients, and the inputs' in the steps that are not masked."""
     rig = bench.rig(bench.exact)
     rng = random(case.seed, 11)
-    own = [rng.standard_normal(o.shape) for o in expected]
+    own: list[Array] = [np.asarray(rng.standard_normal(o.shape)) for o in expected]
     steps, length = bench.construction.steps, valid.shape[1]
     before = _valid(own, valid, steps, length)
     after = [_lengthened(p, o, steps) for p, o in zip(before, rig.raw(garbage), strict=True)]

@@ -73,7 +73,8 @@ def float32_corners(context: Context) -> Sequence[LayerCase]:
     examples=(0, 0, 100),
     per_subject=False,
     catches="TensorFloat-32, bfloat16 or float16 arithmetic inside a float32 layer; weights or outputs kept in less",
-    formula="|p-r| <= 16 u m in rms and in the maximum norm, u = 2**-24; r: the same layer in float64, one example at a "
+    formula="|p-r| <= 16 u m in rms and in the maximum norm, u = 2**-24; r: the same layer in float64, one "
+    "example at a "
     "time; m: how far its outputs move when weights and inputs are perturbed, divided by the relative perturbation",
     source="Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 1.6: forward error <= condition "
     "number times backward error",
@@ -178,9 +179,11 @@ def state_corners(context: Context) -> Sequence[LayerCase]:
     applies=not_made,
     examples=(0, 0, 50),
     per_subject=False,
-    catches="statistics or states that inference moves on (seeds are reported); something kept from the call before, beside the "
+    catches="statistics or states that inference moves on (seeds are reported); something kept from the call "
+    "before, beside the "
     "variables or in them",
-    formula="every variable but a seed is equal bit for bit before and after; outputs are equal bit for bit before and after a "
+    formula="every variable but a seed is equal bit for bit before and after; outputs are equal bit for bit "
+    "before and after a "
     "call on other examples",
     source="keras.io/getting_started/faq: with training=False a layer 'runs in inference mode', its state frozen",
     example="inference moves batch_normalization/moving_mean by 0.02",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,7 +117,8 @@ def stateful_corners(context: Context) -> Sequence[StatefulCase]:
     catches="a state that is lost, halved, mixed between rows or kept beyond reset_state",
     formula="|p-r| <= 16 u m in float64; p: the chunks one after the other, r: a stateless layer of the same weights "
     "on the whole sequence (for Bidirectional: its forward half); again after reset_state",
-    source="keras.io/api/layers/recurrent_layers/lstm: with stateful=True 'the last state for each sample at index i in a "
+    source="keras.io/api/layers/recurrent_layers/lstm: with stateful=True 'the last state for each sample at "
+    "index i in a "
     "batch will be used as initial state for the sample of index i in the following batch'",
     example="chunk 1 is off by 0.2 at example 0, step 0: 0.5 of the outputs' rms",
 )
@@ -133,7 +135,7 @@ def stateful_layer_goes_on_where_it_stopped(context: Context, case: StatefulCase
             _reset(rig.layer)
         else:
             _begin(rig)
-        for i, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+        for i, (start, stop) in enumerate(itertools.pairwise(edges)):
             seen = _forward(name, rig.call(_arguments(x[:, start:stop])))
             expected = [o[:, start:stop] for o in whole]
             readings.append(_compare(name, seen, expected, f"chunk {i}{again}"))

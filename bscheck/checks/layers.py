@@ -189,7 +189,9 @@ def _cases_of(sizes: Sequence[int]) -> Any:
 
 def _corners_of(*sizes: int) -> Any:
     def corners(context: Context) -> Sequence[LayerCase]:
-        return tuple(LayerCase(option=name, examples=n, dtype="float32") for n in sizes for name in core_options(context, most=3))
+        return tuple(
+            LayerCase(option=name, examples=n, dtype="float32") for n in sizes for name in core_options(context, most=3)
+        )
 
     return corners
 
@@ -206,7 +208,8 @@ def _corners_of(*sizes: int) -> Any:
     per_subject=False,
     catches="an empty batch that crashes or comes out with examples in it, NaN from a mean over nothing, a single "
     "example that is computed otherwise",
-    formula="every output has as many rows as the batch; all values finite; |p-r| <= 16 u m, r: the rows within a batch "
+    formula="every output has as many rows as the batch; all values finite; |p-r| <= 16 u m, r: the rows within "
+    "a batch "
     "of three",
     source="keras.io/api/layers/base_layer: the batch axis is None, any size; NumPy's and TensorFlow's operations are "
     "defined on empty arrays",
@@ -255,9 +258,11 @@ def _clear(error: Exception) -> bool:
     applies=not_made,
     examples=(0, 0, 50),
     per_subject=False,
-    catches="a single example whose axis is squeezed away, an empty batch that comes out with its input's shape, a dtype "
+    catches="a single example whose axis is squeezed away, an empty batch that comes out with its input's shape, "
+    "a dtype "
     "that depends on the batch size",
-    formula="shapes equal those that compute_output_spec announces, with the batch size for None; dtypes equal those of "
+    formula="shapes equal those that compute_output_spec announces, with the batch size for None; dtypes equal "
+    "those of "
     "a batch of three; an empty batch that raises is another promise's",
     source="keras.io/api/layers/base_layer: compute_output_shape is the shape of what call returns",
     example="a batch of 0 examples: shape (0, 6, 4); announced: (None, 5, 4)",

@@ -183,12 +183,12 @@ def _convolutions(dims: int) -> dict[str, list[Construction]]:
         "dilation": {"dilation_rate": 2, "activation": "tanh"},
         "without_bias": {"use_bias": False},
     }
-    causal = {"causal": {"padding": "causal"}} if dims == 1 else {}
+    causal: dict[str, Any] = {"causal": {"padding": "causal"}} if dims == 1 else {}
     return {
-        f"Conv{dims}D": _simple(
-            f"Conv{dims}D", 4, 2, x=dilated, **options, **causal, groups={"groups": 2}
-        )
-        + [_convolution_channels_first(dims)],
+        f"Conv{dims}D": [
+            *_simple(f"Conv{dims}D", 4, 2, x=dilated, **options, **causal, groups={"groups": 2}),
+            _convolution_channels_first(dims),
+        ],
         f"Conv{dims}DTranspose": _simple(
             f"Conv{dims}DTranspose",
             3,
@@ -292,7 +292,12 @@ def _recurrent_layers() -> dict[str, list[Construction]]:
     table["GRU"].append(Construction("reset_before", _made("GRU", 3, reset_after=False), (_STEPS,)))
     table["GRU"].append(
         Construction(
-            "reset_before_mask", _made("GRU", 3, reset_after=False), (_STEPS,), {"mask": _MASK}, steps="whole", core=False
+            "reset_before_mask",
+            _made("GRU", 3, reset_after=False),
+            (_STEPS,),
+            {"mask": _MASK},
+            steps="whole",
+            core=False,
         )
     )
     for dims, x in _STEPS_OF_IMAGES.items():
@@ -316,7 +321,12 @@ def _rnns() -> list[Construction]:
     def made(option: str, cell: Callable[[Any], Any], steps: str = "", **options: Any) -> Construction:
         kwargs = {"mask": _MASK} if steps else {}
         return Construction(
-            option, lambda keras: keras.layers.RNN(cell(keras), **options), (_STEPS,), kwargs, tuple(options), steps=steps,
+            option,
+            lambda keras: keras.layers.RNN(cell(keras), **options),
+            (_STEPS,),
+            kwargs,
+            tuple(options),
+            steps=steps,
             core=option in ("plain", "stacked_mask"),
         )
 
@@ -456,8 +466,8 @@ def _core() -> dict[str, list[Construction]]:
         return keras.layers.Pipeline([keras.layers.Dense(3), keras.layers.ReLU()])
 
     return {
-        "Dense": _simple("Dense", 3, relu={"activation": "relu"}, without_bias={"use_bias": False})
-        + [
+        "Dense": [
+            *_simple("Dense", 3, relu={"activation": "relu"}, without_bias={"use_bias": False}),
             Construction("steps", _made("Dense", 3), (_STEPS,)),
         ],
         "EinsumDense": [
@@ -477,8 +487,10 @@ def _core() -> dict[str, list[Construction]]:
         "Flatten": _simple("Flatten", x=_STEPS, channels_first=_CHANNELS_FIRST),
         "Permute": _simple("Permute", (2, 1), x=_STEPS),
         "RepeatVector": _simple("RepeatVector", 3),
-        "Reshape": _simple("Reshape", (1, 9), x=_STEPS)
-        + [Construction("inferred", _made("Reshape", (-1, 9)), (_STEPS,))],
+        "Reshape": [
+            *_simple("Reshape", (1, 9), x=_STEPS),
+            Construction("inferred", _made("Reshape", (-1, 9)), (_STEPS,)),
+        ],
         "Pipeline": [Construction("plain", piped, (_FLAT,))],
         "Softmax": [
             *_simple("Softmax"),
@@ -487,7 +499,10 @@ def _core() -> dict[str, list[Construction]]:
         **{name: _simple(name) for name in ("ELU", "LeakyReLU")},
         "PReLU": _simple("PReLU", x=_STEPS, shared_axes={"shared_axes": [1]}),
         "ReLU": _simple("ReLU", capped={"max_value": 1.0, "negative_slope": 0.1}),
-        **{name: _simple(name, 0.4, shared={"seed": 1}) for name in ("AlphaDropout", "GaussianDropout", "GaussianNoise")},
+        **{
+            name: _simple(name, 0.4, shared={"seed": 1})
+            for name in ("AlphaDropout", "GaussianDropout", "GaussianNoise")
+        },
         "Dropout": _simple("Dropout", 0.4, x=_STEPS, shared={"seed": 1}, noise={"noise_shape": (None, 1, 3)}),
     }
 
@@ -556,7 +571,9 @@ def _preprocessing() -> dict[str, list[Construction]]:
                 {"count_weights": Feature((3,), "positive")},
             ),
         ],
-        "Discretization": _simple("Discretization", [-1.0, 0.0, 1.0], smooth=False, one_hot={"output_mode": "multi_hot"}),
+        "Discretization": _simple(
+            "Discretization", [-1.0, 0.0, 1.0], smooth=False, one_hot={"output_mode": "multi_hot"}
+        ),
         "HashedCrossing": [
             Construction("plain", _made("HashedCrossing", 7), ((Feature((1,), "tokens"), Feature((1,), "int")),)),
             Construction(
@@ -639,8 +656,10 @@ def _images() -> dict[str, list[Construction]]:
         **table,
         "RandomColorJitter": _simple("RandomColorJitter", x=small, shared=jitter),
         "RandomCrop": _simple("RandomCrop", 4, 5, x=_IMAGE, shared=seed),
-        "CenterCrop": _simple("CenterCrop", 4, 5, x=_IMAGE)
-        + [Construction("larger", _made("CenterCrop", 10, 10), (_IMAGE,))],
+        "CenterCrop": [
+            *_simple("CenterCrop", 4, 5, x=_IMAGE),
+            Construction("larger", _made("CenterCrop", 10, 10), (_IMAGE,)),
+        ],
         "Resizing": _simple(
             "Resizing",
             5,
@@ -724,13 +743,17 @@ def missing(name: str) -> str | None:
     return None
 
 
+def _parameters(exported: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(exported.__init__).parameters
+
+
 @functools.cache
 def options(name: str) -> Sequence[Construction]:
     """Return the constructions of a layer that the installed Keras and its backend know."""
     if name not in layer_classes():
         raise BscheckError(unknown("layer", name, layer_classes()))
     backend = keras_module().backend.backend()
-    takes = inspect.signature(layer_classes()[name].__init__).parameters
+    takes = _parameters(layer_classes()[name])
     return [
         c
         for c in constructions().get(name, ())
@@ -758,11 +781,7 @@ def loops(name: str) -> bool:
 @functools.cache
 def stateful_layers() -> Sequence[str]:
     """Return the exported layers that can keep their state from one batch to the next."""
-    named = [
-        name
-        for name, exported in layer_classes().items()
-        if "stateful" in inspect.signature(exported.__init__).parameters
-    ]
+    named = [name for name, exported in layer_classes().items() if "stateful" in _parameters(exported)]
     return [*named, "Bidirectional", "StackedRNNCells"]
 
 
