@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -111,7 +112,9 @@ class LayerRig:
 
     def call(self, arguments: Arguments, training: bool = False) -> list[Array]:
         """Return the outputs of a call as float64 arrays; what it does to the variables stays."""
-        return self.arrays(self.raw(arguments, training))
+        # Some layers draw from Python's own generator, seed or no seed.
+        with seeded(0) if training else contextlib.nullcontext():
+            return self.arrays(self.raw(arguments, training))
 
     def arrays(self, outputs: Sequence[Any]) -> list[Array]:
         """Return tensors as float64 arrays."""
