@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from bscheck.checks import Param, get_check
+from bscheck.checks import Param, all_checks, get_check
 from bscheck.checks.context import Context, forget
 from bscheck.checks.run import RunSettings, run_check
 from bscheck.results.known_issues import load_known_issues
@@ -62,7 +62,7 @@ def fault(layer: type, scale: float) -> Iterator[None]:
 def notices(name: str, layer: type, scale: float) -> list[str]:
     """Return the checks that break on the faulty layer."""
     found = []
-    settings = RunSettings(max_examples=0, known_issues=load_known_issues({c: get_check(c) for c in CHECKS}))
+    settings = RunSettings(max_examples=0, known_issues=load_known_issues(all_checks()))
     for check in CHECKS:
         forget()
         with fault(layer, scale):
