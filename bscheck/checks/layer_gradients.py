@@ -51,7 +51,7 @@ def gradient_corners(context: Context) -> Sequence[LayerGradientCase]:
     Two odd micro-batches in an even batch: what is wrong with the first or the last example of an odd batch alone
     would cancel in two and one.
     """
-    names = core_options(context, differentiable, most=3)
+    names = core_options(context, differentiable, most=2)
     sizes = [(name, (1, 3)) for name in names] + [(name, (2, 1)) for name in names[:1]]
     return tuple(LayerGradientCase(option=name, sizes=cut) for name, cut in sizes[: 1 if few_shapes() else None])
 

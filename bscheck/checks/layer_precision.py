@@ -86,11 +86,9 @@ def float32_layer_computes_in_float32(context: Context, case: LayerCase) -> Read
 
 
 def mixed_corners(context: Context) -> Sequence[LayerCase]:
-    """Return a batch of three in bfloat16, and in float16 for the first construction."""
+    """Return a batch of three: the first construction in bfloat16, the second in float16, the only one in both."""
     names = core_options(context, smooth, most=2)
-    return tuple(
-        LayerCase(option=name, dtype=dtype) for name in names for dtype in (MIXED if name == names[0] else MIXED[:1])
-    )
+    return tuple(LayerCase(option=name, dtype=dtype) for name, dtype in zip([*names, names[0]], MIXED, strict=False))
 
 
 @check(

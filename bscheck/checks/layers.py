@@ -120,8 +120,10 @@ def training_cases(context: Context) -> Any:
 
 
 def training_corners(context: Context) -> Sequence[LayerCase]:
-    """Return an odd batch for each main construction."""
-    return tuple(LayerCase(option=name, examples=3, change="changed") for name in core_options(context))
+    """Return an odd batch for the first constructions, and for those that drop out."""
+    names = core_options(context, lambda c: c.name != "dropout", most=2)
+    dropping = all_options(context, lambda c: c.name == "dropout")
+    return tuple(LayerCase(option=name, examples=3, change="changed") for name in [*names, *dropping])
 
 
 @check(
