@@ -10,7 +10,7 @@ import numpy as np
 from bscheck.checks import Param
 from bscheck.checks.context import Context, cached_in_process, first_reason, random
 from bscheck.errors import one_line
-from bscheck.results.verdict import Reading
+from bscheck.results.verdict import NotApplicable, Reading
 from bscheck.runtime import current
 from bscheck.runtime.bench import Array
 from bscheck.runtime.layer_rig import Arguments, LayerRig
@@ -137,7 +137,10 @@ class LayerBench:
     def announced(self) -> list[tuple[int | None, ...]]:
         """Return the shapes that the float32 layer announces for a batch of unknown size."""
         if self._announced is None:
-            self._announced = self.rig("float32").symbolic(take(self.arguments(0), slice(0, 2)))
+            try:
+                self._announced = self.rig("float32").symbolic(take(self.arguments(0), slice(0, 2)))
+            except NotImplementedError as error:
+                raise NotApplicable(f"announces no shape: {one_line(error)}") from None
         return self._announced
 
 

@@ -7,6 +7,7 @@ there is told as not applicable by the gate, and fails the suite's own test of c
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -701,6 +702,9 @@ NOT_MADE = {
     "TFSMLayer": "wraps a SavedModel on disk, whose code is not Keras's",
 }
 
+#: Layers that work on strings, or share code with those that do: Keras runs them on TensorFlow whatever the backend.
+NEED_TENSORFLOW = ("HashedCrossing", "Hashing", "IntegerLookup", "StringLookup", "TextVectorization")
+
 
 @functools.cache
 def constructions() -> Mapping[str, Sequence[Construction]]:
@@ -735,6 +739,8 @@ def missing(name: str) -> str | None:
     """Return why a layer cannot be made here, or None."""
     if name in NOT_MADE:
         return NOT_MADE[name]
+    if name in NEED_TENSORFLOW and importlib.util.find_spec("tensorflow") is None:
+        return "needs TensorFlow installed, on every backend"
     if name not in constructions():
         return "no construction: bscheck does not know yet how to make this layer"
     if not options(name):
