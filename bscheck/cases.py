@@ -814,6 +814,88 @@ class ReplicaCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"weights": ("none", "unequal"), "penalty": ("none", "l2")}
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerCase(Case):
+    """One call of a layer on a few examples.
+
+    Attributes
+    ----------
+    option : str
+        How the layer is made: a name of `bscheck.surface.layers.options`.
+    examples : int
+        Batch size.
+    change : str
+        What is done to the batch: ``none``, ``permuted`` (the examples change places), ``changed`` (one example is
+        drawn anew) or ``huge`` (one example is a thousand times larger).
+    """
+
+    option: str = "plain"
+    examples: int = 3
+    change: str = "none"
+    dtype: str = "float64"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "dtype": DTYPES, "change": ("none", "permuted", "changed", "huge"),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerGradientCase(Case):
+    """A layer's gradient over a batch cut into micro-batches.
+
+    Attributes
+    ----------
+    option : str
+        As in `LayerCase`.
+    sizes : tuple of int
+        Examples in each micro-batch.
+    """
+
+    sizes: tuple[int, ...] = (2, 1)
+    option: str = "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMaskCase(Case):
+    """Sequences some of whose steps are masked.
+
+    Attributes
+    ----------
+    option : str
+        As in `LayerCase`.
+    examples : int
+        Number of sequences.
+    padding : int
+        Masked steps appended to every sequence.
+    gradient : bool
+        Whether gradients are compared too.
+    """
+
+    option: str = "mask"
+    examples: int = 3
+    padding: int = 0
+    gradient: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatefulCase(Case):
+    """A sequence in chunks through a stateful layer.
+
+    Attributes
+    ----------
+    examples : int
+        Batch size.
+    chunks : tuple of int
+        Time steps in each chunk.
+    other : int
+        Another batch size, for the promise that it is refused.
+    """
+
+    examples: int = 3
+    chunks: tuple[int, ...] = (2, 1)
+    other: int = 1
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st

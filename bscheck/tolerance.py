@@ -180,6 +180,65 @@ def mean_over_examples(shift: float, size: float, terms: int, u: float) -> float
     return 6.0 * shift + 2.0 * u * float(np.sqrt(terms + 8)) * size + TINY
 
 
+@dataclass(frozen=True)
+class Sensitivity:
+    """How far a layer's outputs move when its weights and inputs do, for each output tensor.
+
+    Attributes
+    ----------
+    moved : tuple of (float, float)
+        Movement in rms and in the maximum norm, divided by the relative perturbation.
+    scale : tuple of (float, float)
+        The outputs' own size in the same norms.
+    """
+
+    moved: tuple[tuple[float, float], ...]
+    scale: tuple[tuple[float, float], ...]
+
+
+#: What rounding may do beyond one perturbation of every input and weight: ``LAYER_ROUNDINGS`` of the like, one for
+#: each operation on the way from input to output, added as random errors are (16 for 256 operations in a row).
+LAYER_ROUNDINGS = 16.0
+#: Largest sensitivity looked at, relative to the outputs: a fault that makes a layer erratic must not excuse itself.
+MOST_SENSITIVE = 4096.0
+
+
+def layer_sensitivity(outputs: Sequence[Array], perturbed: Sequence[Array], size: float) -> Sensitivity:
+    """Return the sensitivity seen when inputs and weights were perturbed by a relative `size`, in float64."""
+    scale = _sizes(outputs)
+    moved = []
+    for a, b, own in zip(outputs, perturbed, scale, strict=True):
+        difference = np.abs(a - b)
+        seen = [norm(difference) / size for norm in (rms, _largest)]
+        moved.append(tuple(min(max(m, s), MOST_SENSITIVE * s) for m, s in zip(seen, own, strict=True)))
+    return Sensitivity(tuple((a, b) for a, b in moved), scale)
+
+
+def layer_rows(outputs: Sequence[Array], expected: Sequence[Array], sensitivity: Sensitivity, u: float) -> Deviation:
+    """Compare rows of a layer's outputs with the rows they must be.
+
+    In rms and in the maximum norm, ``|p - r| <= 16 u max(m, |r| m / |c|)``: ``m`` is how far the outputs ``c`` of the
+    calibration rows move under a perturbation of every input and weight, divided by its relative size, and no less
+    than ``|c| + 1e-3 |c_all|``. A layer of one operation per output errs by u m; 16 is the square root of 256
+    operations in a row.
+    """
+    found = Deviation(0.0, 0, (), 0.0, 0.0, 0.0)
+    own = _sizes(expected)
+    for which, norm in enumerate((rms, _largest)):
+        bounds = [
+            LAYER_ROUNDINGS * u * moved[which] * max(1.0, size[which] / scale[which] if scale[which] else 1.0) + TINY
+            for moved, scale, size in zip(sensitivity.moved, sensitivity.scale, own, strict=True)
+        ]
+        found = _worse(found, _worst_norm(outputs, expected, bounds, norm))
+    return found
+
+
+def _sizes(outputs: Sequence[Array]) -> tuple[tuple[float, float], ...]:
+    everything = np.concatenate([o.ravel() for o in outputs]) if outputs else np.zeros(0)
+    floors = [GLOBAL_FLOOR * norm(everything) for norm in (rms, _largest)]
+    return tuple((rms(o) + floors[0], _largest(o) + floors[1]) for o in outputs)
+
+
 def _largest(values: Array) -> float:
     return float(np.max(np.abs(values))) if values.size else 0.0
 

@@ -31,6 +31,7 @@ FAMILIES = {
         "bscheck.checks.penalties",
         "bscheck.checks.windows",
         "bscheck.checks.replicas",
+        "bscheck.checks.layer_gradients",
     ),
     "independence": (
         "bscheck.checks.independence",
@@ -41,6 +42,10 @@ FAMILIES = {
         "bscheck.checks.compiled_metrics",
         "bscheck.checks.coverage",
         "bscheck.checks.paths",
+        "bscheck.checks.layers",
+        "bscheck.checks.layer_masks",
+        "bscheck.checks.layer_precision",
+        "bscheck.checks.layer_state",
     ),
     "tiny batches": (
         "bscheck.checks.variance",

@@ -39,3 +39,4 @@ replicas_make_the_updates_of_one_device = promise("replicas_make_the_updates_of_
 replicas_report_the_history_of_one_device = promise("replicas_report_the_history_of_one_device")
 uneven_batch_averages_its_devices_equally = promise("uneven_batch_averages_its_devices_equally")
 end_of_the_data_is_not_a_step = promise("end_of_the_data_is_not_a_step")
+layer_gradient_is_the_sum_over_micro_batches = promise("layer_gradient_is_the_sum_over_micro_batches")

@@ -38,11 +38,24 @@ class Runtime(Protocol):
     def compile(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
         """Return `function` (tensors in, tensors out, Keras variables as state) in the execution mode."""
 
+    def compile_for_any_batch(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
+        """Return `function` compiled for tensors like these with any number of examples, where the backend can."""
+
+    def strings(self, array: Any) -> Any:
+        """Return an array of strings as what a layer takes them as."""
+
     def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
         """Return ``f(x, y, w) -> (loss, list of dense gradients)`` over the trainable variables."""
 
     def input_gradient(self, function: Callable[..., Any], array: Any) -> tuple[Any, Any]:
         """Return the value of a function of one tensor, and its gradient by that tensor, computed eagerly."""
+
+    def pullback(self, function: Callable[..., Any], variables: Sequence[Any], mode: str) -> Callable[..., list[Any]]:
+        """Return ``f(inputs, fixed) -> gradients`` of ``function(inputs, fixed)``, a scalar.
+
+        `inputs` and `fixed` are lists of tensors; the gradients, dense or None, are those of the variables' values
+        and then those of `inputs`. What `function` assigns to variables is not promised to stay.
+        """
 
     def training_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         """Return ``f(x, y, w)``: gradient of one micro-batch given to ``optimizer.apply``."""

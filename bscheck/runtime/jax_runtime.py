@@ -42,6 +42,12 @@ class JaxRuntime:
     def compile(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
         return function if mode == "eager" else _Compiled(function)
 
+    def compile_for_any_batch(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
+        return _Compiled(function)
+
+    def strings(self, array: Any) -> Any:
+        return array
+
     def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
         differentiate = self._differentiate(model, loss, mode)
 
@@ -55,6 +61,23 @@ class JaxRuntime:
     def input_gradient(self, function: Callable[..., Any], array: Any) -> tuple[Any, Any]:
         value, slope = jax.value_and_grad(function)(jnp.asarray(array))
         return value, slope
+
+    def pullback(self, function: Callable[..., Any], variables: Sequence[Any], mode: str) -> Callable[..., list[Any]]:
+        variables = list(variables)
+
+        def pure(values: Any, inputs: Any, fixed: Any) -> Any:
+            mapping = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
+                return function(inputs, fixed)
+
+        gradient = jax.grad(pure, argnums=(0, 1))
+        compiled = gradient if mode == "eager" else jax.jit(gradient)
+
+        def run(inputs: Any, fixed: Any) -> list[Any]:
+            of_values, of_inputs = compiled(_values(variables), _tensors(list(inputs)), _tensors(list(fixed)))
+            return [*of_values, *of_inputs]
+
+        return run
 
     def training_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         if mode == "eager":

@@ -36,6 +36,14 @@ class TensorFlowRuntime:
         )
         return compiled
 
+    def compile_for_any_batch(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
+        spec = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in tensors]
+        compiled: Callable[..., Any] = tf.function(function, autograph=False).get_concrete_function(*spec)
+        return compiled
+
+    def strings(self, array: Any) -> Any:
+        return tf.constant(array)
+
     def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
         differentiate = self._differentiate(model, loss, mode)
         variables = model.trainable_variables
@@ -76,6 +84,18 @@ class TensorFlowRuntime:
 
             kept[loss, mode] = _relaxed(differentiate, mode)
         return kept[loss, mode]
+
+    def pullback(self, function: Callable[..., Any], variables: Sequence[Any], mode: str) -> Callable[..., list[Any]]:
+        values = [v.value for v in variables]
+
+        def differentiate(inputs: Any, fixed: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                value = function(inputs, fixed)
+            gradients = tape.gradient(value, [*values, *inputs])
+            return [None if g is None else self.dense(g) for g in gradients]
+
+        return differentiate if mode == "eager" else self.compile(differentiate, mode)
 
     def training_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         def step(x: Any, y: Any, w: Any) -> None:

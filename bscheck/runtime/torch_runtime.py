@@ -35,6 +35,12 @@ class TorchRuntime:
     def compile(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
         return function
 
+    def compile_for_any_batch(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
+        return function
+
+    def strings(self, array: Any) -> Any:
+        return array
+
     def gradient_function(self, model: Any, loss: Callable[..., Any], mode: str) -> Callable[..., Any]:
         def gradient(x: Any, y: Any, w: Any) -> Any:
             value, gradients = _differentiate(model, loss, x, y, w)
@@ -51,6 +57,17 @@ class TorchRuntime:
         value = function(tensor)
         (slope,) = torch.autograd.grad(value, tensor, allow_unused=True)
         return value.detach(), torch.zeros_like(tensor) if slope is None else slope
+
+    def pullback(self, function: Callable[..., Any], variables: Sequence[Any], mode: str) -> Callable[..., list[Any]]:
+        def differentiate(inputs: Any, fixed: Any) -> list[Any]:
+            watched = [x.detach().clone().requires_grad_(True) for x in inputs]
+            value = function(watched, fixed)
+            wanted = [*(v.value for v in variables), *watched]
+            if not value.requires_grad:
+                return [None] * len(wanted)
+            return list(torch.autograd.grad(value, wanted, allow_unused=True))
+
+        return differentiate
 
     def training_step(self, model: Any, loss: Callable[..., Any], optimizer: Any, mode: str) -> Callable[..., None]:
         def step(x: Any, y: Any, w: Any) -> None:
