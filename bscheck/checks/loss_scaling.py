@@ -59,6 +59,11 @@ class DocumentedScale:
         self.value, self._finite = self.value / 2, 0
 
 
+def documented_scale(case: LossScaleCase) -> DocumentedScale:
+    """Return the scale at a case's start; an optimizer's own factor stays as it is."""
+    return DocumentedScale(case.exponent, case.growth if case.way == "wrapper" else 0)
+
+
 def _make(name: str, case: LossScaleCase, **more: Any) -> Any:
     """Return an optimizer that undoes the case's loss scale."""
     k = case.micro_batches if case.micro_batches > 1 else None
@@ -121,7 +126,7 @@ def scaled_against_plain(name: str, case: LossScaleCase) -> Reading:
     start = _tensors(case, 0)
     run.reset(start)
     reference.reset(start)
-    scale = DocumentedScale(case.exponent, case.growth)
+    scale = documented_scale(case)
     readings = [_scale_read(run, scale, "at first")]
     # The open window's accumulators are compared at its end, through the update: here both runs hold them.
     for j in range(case.micro_batches * case.updates):
@@ -293,7 +298,7 @@ def option_given_to_the_wrapper_acts_or_is_refused(context: Context, case: LossS
     start = _tensors(case, 0)
     run.reset(start)
     reference.reset(start)
-    scale = DocumentedScale(case.exponent, case.growth)
+    scale = documented_scale(case)
     readings = []
     for j in range(case.updates):
         before, gradients = state_of(reference), _tensors(case, 1 + j)
@@ -404,7 +409,7 @@ def overwritten_variables_take_their_gradient_as_it_is(context: Context, case: L
     start[at] = np.abs(start[at])
     run.reset(start)
     reference.reset(_left(start, at))
-    scale, readings = DocumentedScale(case.exponent, case.growth), []
+    scale, readings = documented_scale(case), []
     expected, largest = start[at], np.zeros_like(start[at])
     for j in range(k * case.updates):
         before, gradients = reference.weights(), _tensors(case, 1 + j, FLOAT8_SHAPES)
