@@ -142,6 +142,11 @@ def _one(given: Input, examples: int, case: LayerValueCase, rng: np.random.Gener
     shape = (examples, *given.shape)
     if given.kind == "whole":
         return np.asarray(rng.integers(0, given.high, shape))
+    if given.kind == "apart":
+        count = int(np.prod(shape))
+        return np.asarray(
+            (SCALES[case.scale] * (rng.permutation(count) / count - 0.4)).astype(np.float32).reshape(shape)
+        )
     values: Array = np.clip(SCALES[case.scale] * rng.standard_normal(shape), -LARGEST, LARGEST)
     if not case.gradient:
         values = np.where(rng.uniform(size=shape) < 0.1, 0.0, values)
