@@ -230,7 +230,7 @@ def _heads(name: str, *masks: str, **options: Any) -> Construction:
     """Return multi-head attention of a query (4 steps) over values and keys (5 steps)."""
     about: dict[str, Any] = {"query_mask": 0, "value_mask": 1, "key_mask": 1, "attention_mask": "pairs"}
     call = {"passing": "spread", "masks": {m: about[m] for m in masks}, **options.pop("call", {})}
-    shapes = options.pop("shapes", ((4, 3), (5, 2), (5, 3)))
+    shapes = options.pop("shapes", ((4, 3), (5, 3), (5, 3)))
     return _make(name, *shapes, call=call, **options)
 
 
