@@ -22,8 +22,8 @@ class Input:
     shape : tuple of int
         Without the examples.
     kind : str
-        ``float``; ``tame``: floats that stay near 1 at every scale; ``whole``: integers below `high`; ``adapt``:
-        floats that the layer is adapted to, not called with.
+        ``float``; ``apart``: floats no two of which are close, in random order; ``whole``: integers below `high`;
+        ``adapt``: floats that the layer is adapted to, not called with.
     high : int
     """
 
@@ -186,17 +186,16 @@ def _conv_lstm(dimensions: int) -> list[Construction]:
 
 
 def _pooling(name: str, dimensions: int) -> list[Construction]:
-    shape = (*_SIZES[dimensions], 2)
-    call = NARROW if dimensions == 3 else {}
+    kind, sizes = "apart" if name.startswith("Max") else "float", _SIZES[dimensions]
+    call = {**(NARROW if dimensions == 3 else {}), "inputs": (Input((*sizes, 2), kind),)}
     found = [
-        _make(name, shape, call=call, pool_size=2),
-        _make(name, shape, call=call, pool_size=3, strides=2, padding="same"),
-        _make(name, shape, call=call, pool_size=2, strides=1, padding="same"),
-        _make(name, shape, call=call, pool_size=2, strides=3),
+        _make(name, call=call, pool_size=2),
+        _make(name, call=call, pool_size=3, strides=2, padding="same"),
+        _make(name, call=call, pool_size=2, strides=1, padding="same"),
+        _make(name, call=call, pool_size=2, strides=3),
     ]
-    first = (2, *_SIZES[dimensions])
-    more = {"pool_size": 2, "padding": "same", "data_format": "channels_first"}
-    return [*found, _make(name, first, call={**FIRST, **call}, **more)]
+    first = {**FIRST, **call, "inputs": (Input((2, *sizes), kind),)}
+    return [*found, _make(name, call=first, pool_size=2, padding="same", data_format="channels_first")]
 
 
 def _global(name: str, dimensions: int) -> list[Construction]:
@@ -211,12 +210,13 @@ def _global(name: str, dimensions: int) -> list[Construction]:
 
 
 def _adaptive(name: str, dimensions: int) -> list[Construction]:
-    shape = (*_SIZES[dimensions], 2)
-    call = NARROW if dimensions == 3 else {}
+    kind, sizes = "apart" if "Max" in name else "float", _SIZES[dimensions]
+    call = {**(NARROW if dimensions == 3 else {}), "inputs": (Input((*sizes, 2), kind),)}
+    first = {**FIRST, **call, "inputs": (Input((2, *sizes), kind),)}
     return [
-        _make(name, shape, call=call, output_size=2),
-        _make(name, shape, call=call, output_size=3),
-        _make(name, (2, *_SIZES[dimensions]), call={**FIRST, **call}, output_size=2, data_format="channels_first"),
+        _make(name, call=call, output_size=2),
+        _make(name, call=call, output_size=3),
+        _make(name, call=first, output_size=2, data_format="channels_first"),
     ]
 
 
@@ -230,7 +230,7 @@ def _heads(name: str, *masks: str, **options: Any) -> Construction:
     """Return multi-head attention of a query (4 steps) over values and keys (5 steps)."""
     about: dict[str, Any] = {"query_mask": 0, "value_mask": 1, "key_mask": 1, "attention_mask": "pairs"}
     call = {"passing": "spread", "masks": {m: about[m] for m in masks}, **options.pop("call", {})}
-    shapes = options.pop("shapes", ((4, 3), (5, 2), (5, 3)))
+    shapes = options.pop("shapes", ((4, 3), (5, 3), (5, 3)))
     return _make(name, *shapes, call=call, **options)
 
 
@@ -477,6 +477,34 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
     "CenterCrop": [_make("CenterCrop", (6, 5, 2), call={"gradients": False}, height=3, width=2)],
 }  # fmt: skip
 
+#: Layers that augment images in training, and leave them alone at inference: how each is made.
+AUGMENTATIONS: Mapping[str, Mapping[str, Any]] = {
+    "RandomBrightness": {"factor": 0.5},
+    "RandomColorDegeneration": {"factor": 0.5},
+    "RandomColorJitter": {"brightness_factor": 0.5, "hue_factor": 0.2},
+    "RandomContrast": {"factor": 0.5},
+    "RandomElasticTransform": {"factor": 0.5},
+    "RandomErasing": {"factor": 0.5},
+    "RandomFlip": {},
+    "RandomGaussianBlur": {"factor": 0.5},
+    "RandomGrayscale": {"factor": 0.5},
+    "RandomHue": {"factor": 0.5},
+    "RandomInvert": {"factor": 0.5},
+    "RandomPerspective": {"factor": 0.5},
+    "RandomPosterization": {"factor": 4},
+    "RandomRotation": {"factor": 0.5},
+    "RandomSaturation": {"factor": 0.5},
+    "RandomSharpness": {"factor": 0.5},
+    "RandomShear": {"x_factor": 0.5, "y_factor": 0.25},
+    "RandomTranslation": {"height_factor": 0.5, "width_factor": 0.25},
+    "RandomZoom": {"height_factor": 0.5},
+    "RandAugment": {},
+    "AugMix": {},
+    "CutMix": {},
+    "MixUp": {},
+    "Solarization": {"addition_factor": 0.5},
+}
+
 #: Activations that need an argument, or have one that is worth another value.
 ACTIVATION_ARGUMENTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "threshold": ({"threshold": 0.3, "default_value": -1.5},),
@@ -536,6 +564,9 @@ def constructions(name: str) -> tuple[Construction, ...]:
             for given in ACTIVATION_ARGUMENTS.get(function, ({},))
             if _takes(getattr(keras_module().activations, function), given)
         )
+    if name in AUGMENTATIONS:
+        call = {"options": {"training": False}, "gradients": False}
+        return (_make(name, _IMAGE, call=call, **AUGMENTATIONS[name]),) if name in exported_layers() else ()
     return tuple(c for c in CONSTRUCTIONS[name] if name in exported_layers() and _available(c))
 
 
@@ -557,7 +588,7 @@ def _available(construction: Construction) -> bool:
 
 def defined_layers() -> list[str]:
     """Return what is held to a definition: layers by name, activation functions as ``activation-NAME``."""
-    layers = [n for n in exported_layers() if n in CONSTRUCTIONS]
+    layers = [n for n in exported_layers() if n in CONSTRUCTIONS or n in AUGMENTATIONS]
     return [*layers, *(ACTIVATION + n for n in exported_activations() if n in ACTIVATIONS)]
 
 

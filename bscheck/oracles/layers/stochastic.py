@@ -57,7 +57,8 @@ def alpha_dropout(call: Call) -> Outcome:
     rate, low = call.get("rate"), -SELU_SCALE * SELU_ALPHA
     a = 1 / np.sqrt((1 - rate) * (1 + rate * low**2))
     floor = constant(low, call.u) * a - constant(a * low * rate, call.u)
-    kept = np.abs(call.seen[0] - floor.value) > 1e-4
+    floor = _constants_rounded(floor, abs(a * low))
+    kept = np.abs(call.seen[0] - floor.value) > floor.error
     y = select(kept, call.x * a - constant(a * low * rate, call.u), floor, call.u)
     return Outcome([_constants_rounded(y, abs(a * low))], chance=dropped_share(kept, rate))
 
@@ -98,3 +99,14 @@ def gaussian_dropout(call: Call) -> Outcome:
     told = factor[call.x.value != 0]
     chance = _noise_share(told - 1.0, float(np.sqrt(rate / (1 - rate))))
     return Outcome([call.x * constant(factor, call.u)], chance=chance)
+
+
+@defines(
+    "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter",
+    "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale",
+    "RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization", "RandomRotation", "RandomSaturation",
+    "RandomSharpness", "RandomShear", "RandomTranslation", "RandomZoom", "Solarization",
+)  # fmt: skip
+def augmentation(call: Call) -> Outcome:
+    """Augmentations: keras.io/api/layers/preprocessing_layers/image_augmentation: inactive at inference."""
+    return Outcome([call.x])
