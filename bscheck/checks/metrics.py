@@ -226,7 +226,7 @@ def compare(seen: Array, expected: Value, u: float, told: str) -> Reading:
         text = f"{told} has shape {seen.shape}; by definition it has {expected.value.shape}"
         return Reading(float("inf"), seen=text, allowed="the same shape")
     undefined = np.isnan(expected.value)
-    accepted = undefined & (np.isnan(seen) | (seen == 0.0) | (seen == 1.0))
+    accepted = undefined & (np.isnan(seen) | (seen == 0.0) | (seen == 1.0) | np.isinf(expected.slack))
     with np.errstate(invalid="ignore"):
         bound = expected.bound(u) + TINY
         share = np.where(accepted, 0.0, np.abs(seen - expected.value) / bound)

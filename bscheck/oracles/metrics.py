@@ -467,9 +467,10 @@ def _r2_score(
         centre = (weights * y).sum(0) / count
         total = (weights * (y - centre) ** 2).sum(0)
         residual = (weights * (y - p) ** 2).sum(0)
-        score = np.where(total > 0, 1.0 - residual / total, np.nan)
-        terms = (weights * (np.abs(y) + np.abs(p)) ** 2).sum(0)
         raw = (weights * y**2).sum(0) + count * centre**2
+        varies = total > 1e-12 * raw
+        score = np.where(varies, 1.0 - residual / total, np.nan)
+        terms = (weights * (np.abs(y) + np.abs(p)) ** 2).sum(0)
         size = 1.0 + terms / total + np.abs(residual / total) * (1.0 + raw / total)
     if class_aggregation == "variance_weighted_average":
         with np.errstate(invalid="ignore"):
@@ -481,7 +482,9 @@ def _r2_score(
     if num_regressors and n - num_regressors - 1 > 0:
         factor = (n - 1) / (n - num_regressors - 1)
         score, size = 1.0 - (1.0 - score) * factor, (size + np.abs(score)) * factor + 1.0
-    return Value(np.asarray(score), np.asarray(size), np.zeros(np.shape(score)), 2 * p.size + 24)
+    # Without variance the quotient is 0/0 exactly; with weights its divisor is what rounding leaves: any number.
+    slack = np.inf if w is not None and not np.all(varies) else 0.0
+    return Value(np.asarray(score), np.asarray(size), np.full(np.shape(score), slack), 2 * p.size + 24)
 
 
 # Confusion -----------------------------------------------------------------------------------------------
