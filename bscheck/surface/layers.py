@@ -652,6 +652,8 @@ def _images() -> dict[str, list[Construction]]:
     jitter = {
         "brightness_factor": 0.1, "contrast_factor": 0.1, "saturation_factor": 0.1, "hue_factor": 0.1, **seed,
     }  # fmt: skip
+    # JAX unrolls a loop over the bins.
+    table["Equalization"] = _simple("Equalization", x=small, smooth=False, shared={"bins": 16})
     table["AugMix"] = [replace(c, float64=False) for c in table["AugMix"]]
     return {
         **table,
