@@ -365,7 +365,7 @@ def _slope(situation: Situation, seed: int) -> Reading:
     params=layer_params,
     corners=layer_corners,
     applies=has_no_construction,
-    examples=(0, 2, 200),
+    examples=(0, 1, 200),
     per_subject=False,
     catches="a layer that is wrong in the same way at every batch size, which no comparison of batches can see: a gate "
     "left out or exchanged, a wrong scale, padding, mask, default or statistic, a gradient that is not the function's",
