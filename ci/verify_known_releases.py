@@ -104,11 +104,13 @@ SPARSE = "sparse_and_dense_gradients_make_the_same_update"
 #: old release may have other defects that make the same check red for other parameters.
 FIXED = (
     Defect("ragged evaluation", "evaluation_does_not_depend_on_batch_size", "3.1.1", "3.2.0", {"subject": "dense"}),
-    Defect("weights broadcast in metrics", "sample_weights_count_examples", "3.3.3", "3.4.0", {"metric": "Mean"}),
+    Defect(
+        "weights broadcast in metrics", "sample_weights_count_examples", "3.3.3", "3.4.0", {"metric": "BinaryAccuracy"}
+    ),
     *(Defect(name, check, "3.4.1", "3.5.0") for name, check in UNDER_ACCUMULATION.items()),
     Defect(
         "loss scale divides overwritten variables", "overwritten_variables_take_their_gradient_as_it_is",
-        "3.9.2", "3.10.0",
+        "3.9.2", "3.10.0", {"optimizer": "adam"},
     ),
     Defect("history of replicas", "replicas_report_the_history_of_one_device", "3.9.2", "3.10.0"),
     Defect(
@@ -117,7 +119,10 @@ FIXED = (
     Defect(
         "accumulation of the loss scale's wrapper", "option_given_to_the_wrapper_acts_or_is_refused", "3.11.3", "3.12.0"
     ),
-    Defect("another batch size of a stateful layer", "stateful_layer_refuses_another_batch_size", "3.11.3", "3.12.0"),
+    Defect(
+        "another batch size of a stateful layer", "stateful_layer_refuses_another_batch_size",
+        "3.11.3", "3.12.0", {"layer": "LSTM"},
+    ),
     Defect("activity penalty not divided", PENALTIES, "3.13.2", "3.14.0"),
     Defect("empty batch of a convolution", "layer_takes_tiny_batches", "3.13.2", "3.14.0", {"layer": "Conv2D"}),
     Defect(

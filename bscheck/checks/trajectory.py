@@ -402,7 +402,7 @@ def _undecided(found: Sequence[Step]) -> float:
     params=optimizer_params,
     corners=trajectory_corners,
     applies=has_no_recurrence,
-    examples=(2, 2, 100),
+    examples=(0, 1, 100),
     per_subject=False,
     catches="an optimizer, loss or trainer that departs from its definition at any update: a wrong constant "
     "or term, bias correction out of step, a special case at one batch size, an update skipped, noise",
