@@ -10,7 +10,7 @@ import numpy as np
 
 from bscheck.cases import GradientCase, InferenceCase, RegularizerCase, seeds
 from bscheck.checks import Param, check
-from bscheck.checks.context import Context, cached_in_process, draw_sample_weights, random
+from bscheck.checks.context import Context, cached_in_process, draw_sample_weights, random, require
 from bscheck.oracles.linear import ROUNDINGS, masked_rows, masked_slopes, penalized_loss, penalized_slopes
 from bscheck.oracles.losses import ROWS
 from bscheck.oracles.penalties import REGULARIZERS, slope
@@ -461,6 +461,7 @@ def class_weight_corners(context: Context) -> Sequence[InferenceCase]:
 )
 def class_weight_weighs_each_example(context: Context, case: InferenceCase) -> Reading:
     """Class weights multiply each example's loss, from arrays and data sets alike, or are refused."""
+    require(case.source in sources(), "Keras on this backend has no such source here")
     labels, omitted = context.param.get("labels"), context.param.get("omitted")
     rng = random(case.seed, 14)
     weights = [rng.standard_normal((FEATURES, OUTPUTS)), rng.standard_normal(OUTPUTS)]
