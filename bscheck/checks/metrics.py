@@ -47,7 +47,7 @@ WHOLE = ("binary",)
 
 
 #: Metrics that may refuse an empty batch with an error: where TensorFlow takes no maximum over no rows.
-REFUSE_EMPTY = ("CategoricalHinge", "F1Score", "FBetaScore")
+REFUSE_EMPTY = ("CategoricalHinge", "F1Score", "FBetaScore", "categorical_hinge")
 
 
 def metric_params() -> list[Param]:
@@ -682,7 +682,8 @@ def _function(context: Context, case: MetricCase) -> Reading:
     whole = situation(context, case)
     assert whole.y is not None
     call = exported()[whole.name]
-    seen = [numbers(call(c.y, c.predictions(), **whole.options)) for c in whole.cut(case.chunks)]
+    chunks = [c for c in whole.cut(case.chunks) if len(c.p) or whole.name not in REFUSE_EMPTY]
+    seen = [numbers(call(c.y, c.predictions(), **whole.options)) for c in chunks]
     own = rows(whole.name, whole.y, whole.p, whole.options)
     counted = np.ones(own.values.shape) if own.counted is None else own.counted
     expected = Value(own.values * counted, own.sizes, own.slack, own.terms + 16)
