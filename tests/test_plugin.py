@@ -175,21 +175,6 @@ SLOW = """
 """
 
 
-def interrupted(process: subprocess.Popen[str], number: signal.Signals) -> str:
-    """Send the signal and return the output; again after ten seconds, as people do.
-
-    Python drops a signal's exception that is raised inside a destructor or a callback of the garbage collector.
-    """
-    for _ in range(3):
-        process.send_signal(number)
-        try:
-            return process.communicate(timeout=10)[0]
-        except subprocess.TimeoutExpired:
-            continue
-    process.kill()
-    raise AssertionError(f"still running after three times {number.name}")
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_record_is_written_when_the_run_is_interrupted(
     project: pytest.Pytester, extend: Extend, number: signal.Signals
@@ -201,7 +186,8 @@ def test_record_is_written_when_the_run_is_interrupted(
     deadline = time.monotonic() + 30
     while not (project.path / "started").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    output = interrupted(process, number)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 2, output
     record = read_record(project.path / "run.json")
     assert record["interrupted"] is True
