@@ -182,7 +182,14 @@ def test_record_is_written_when_the_run_is_interrupted(
     extend(SLOW)
     project.makepyfile(test_slow="from bscheck.gate import promise\nslow = promise('takes_for_ever')\n")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--bscheck-record=run.json"]
-    process = subprocess.Popen(command, cwd=project.path, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell that starts this suite in the background has it ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 30
     while not (project.path / "started").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
