@@ -20,8 +20,8 @@ Array = np.ndarray[Any, Any]
 UNIT_ROUNDOFF = {
     "float64": 2.0**-53,
     "float32": 2.0**-24,
-    "mixed_bfloat16": 2.0**-9,
-    "mixed_float16": 2.0**-12,
+    "mixed_bfloat16": 2.0**-8,
+    "mixed_float16": 2.0**-11,
 }
 #: Unit roundoff of the dtype that a policy keeps variables, and so accumulators, in.
 UNIT_ROUNDOFF_OF_ACCUMULATOR = {

@@ -12,6 +12,7 @@ from bscheck.cases import StatefulCase, seeds
 from bscheck.checks import Param, check
 from bscheck.checks.context import Context, cached_in_process, first_reason, random
 from bscheck.checks.layer_bench import CALIBRATION, PERTURBATION, few_shapes
+from bscheck.diagnose import is_ours
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array
 from bscheck.runtime.layer_rig import Arguments, LayerRig
@@ -185,8 +186,10 @@ def stateful_layer_refuses_another_batch_size(context: Context, case: StatefulCa
     other = _arguments(_inputs(name, case.seed + 1, case.other, case.chunks[1]))
     try:
         seen = rig.call(other)
-    except Exception:
+    except Exception as error:
         rig.restore()
+        if is_ours(error):
+            raise
         return Reading(0.0)
     cached = _rig(name, False, 0)
     what = f"after a batch of {case.examples}, a batch of {case.other} is taken without a word; its output"

@@ -14,6 +14,7 @@ from bscheck.cases import MetricCase, seeds
 from bscheck.checks import Param, check
 from bscheck.checks.context import Context, random
 from bscheck.checks.metric_inputs import COARSE, Shape, draw_inputs, draw_metric_weights
+from bscheck.diagnose import is_ours
 from bscheck.oracles.metrics import MEANS, ROWS, Value, definition, rows
 from bscheck.results.verdict import NotApplicable, Reading, worst
 from bscheck.runtime.bench import precision
@@ -121,8 +122,8 @@ class Situation:
             warnings.simplefilter("ignore")
             try:
                 metric.update_state(*arguments, **({} if self.w is None else {"sample_weight": self.w}))
-            except Exception:
-                if len(self.p) or self.name not in REFUSE_EMPTY:
+            except Exception as error:
+                if len(self.p) or self.name not in REFUSE_EMPTY or is_ours(error):
                     raise
                 return False
         return True

@@ -133,4 +133,7 @@ def read_record(path: Path) -> dict[str, Any]:
     for number, result in enumerate(document["results"]):
         if not isinstance(result, dict) or not {"check", "family", "param", "verdict"} <= result.keys():
             raise RecordError(f"record {path}: result {number} is incomplete; the file is damaged")
+        for key in ("param", "held", "worst", "failure"):
+            if not isinstance(result.get(key) or {}, dict):
+                raise RecordError(f"record {path}: {key!r} of result {number} is not a table; the file is damaged")
     return document

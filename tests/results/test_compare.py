@@ -131,6 +131,18 @@ def test_a_record_that_cannot_be_read_is_one_line(tmp_path, capsys, content):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [{"param": 5}, {"held": [1]}, {"worst": "abc"}, {"failure": 7}, {"worst": {"share": [], "figures": 3}}],
+    ids=str,
+)
+def test_a_damaged_result_raises_nothing_else(tmp_path, capsys, damage):
+    (tmp_path / "bad.json").write_text(json.dumps(record({**result(), **damage})))
+    code = main(["compare", str(tmp_path / "bad.json"), str(tmp_path / "bad.json")])
+    assert code == (4 if not isinstance(next(iter(damage.values())), dict) else 0)
+    assert capsys.readouterr().err.count("\n") == (1 if code == 4 else 0)
+
+
 def test_an_empty_folder_is_one_line(tmp_path, capsys):
     assert main(["compare", str(tmp_path), str(tmp_path)]) == 4
     assert "holds no record" in capsys.readouterr().err
