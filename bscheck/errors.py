@@ -30,12 +30,17 @@ class KnownIssueError(BscheckError):
     """A known-issue file or entry that cannot be used."""
 
 
+#: Names shown of a long list: what fits on a screen beside the hint.
+SHOWN = 30
+
+
 def unknown(kind: str, name: object, valid: Iterable[str]) -> str:
-    """Return the one-line text for a name that is not among the valid ones, nearest first."""
+    """Return the one-line text for a name that is not among the valid ones: the nearest, then the first of them all."""
     names = sorted(valid)
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}; {hint}valid: {', '.join(names) or 'none'}"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"unknown {kind} {name!r}; {hint}valid: {', '.join(names[:SHOWN]) or 'none'}{more}"
 
 
 def one_line(error: BaseException) -> str:
