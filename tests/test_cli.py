@@ -11,6 +11,7 @@ import pytest
 
 from bscheck import cli
 from bscheck.checks import all_checks
+from bscheck.commands import list as listing
 from bscheck.errors import BscheckError
 
 
@@ -94,7 +95,7 @@ def test_contract_names_every_check_once(capsys: pytest.CaptureFixture[str]) -> 
 def test_why_tells_each_parameter_with_its_reason(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_reason", lambda check, param: "it is coupled" if param.id.startswith("b") else None)
+    monkeypatch.setattr(listing, "_reason", lambda check, param: "it is coupled" if param.id.startswith("b") else None)
     from bscheck.checks import Param
 
     name, check = next(iter(all_checks().items()))
@@ -115,7 +116,7 @@ def test_bad_input_broken_pipe_and_ctrl_c_show_no_traceback(
         def view(checks: object) -> list[str]:
             raise error
 
-        monkeypatch.setattr(cli, "_table", view)
+        monkeypatch.setattr(listing, "_table", view)
         return cli.main(["list"])
 
     assert raises(BscheckError("no Keras here")) == 4
