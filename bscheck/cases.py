@@ -896,6 +896,31 @@ class StatefulCase(Case):
     other: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class AccumulatorCase(Case):
+    """Gradients averaged in a dtype of their own.
+
+    Attributes
+    ----------
+    micro_batches : int
+        Gradients accumulated before the update.
+    cancelling : bool
+        Whether the gradients add up to about nothing, so that the mean is far smaller than its parts.
+    mode, dtype : str
+        Execution mode of ``apply``, and the dtype that weight and accumulator are kept in.
+    """
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "mode": MODES,
+        "dtype": ("float32", "float64", "bfloat16", "float16"),
+    }
+
+    micro_batches: int = 2
+    cancelling: bool = False
+    mode: str = "eager"
+    dtype: str = "float32"
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st

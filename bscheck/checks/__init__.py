@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FAMILIES = {
     "accumulation": (
         "bscheck.checks.gradients",
+        "bscheck.checks.accumulators",
         "bscheck.checks.updates",
         "bscheck.checks.training_updates",
         "bscheck.checks.loss_scaling",

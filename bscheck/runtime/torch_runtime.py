@@ -130,7 +130,7 @@ def _tensors(tree: Any) -> Any:
 
 def _copied(gradient: Any) -> Any:
     """Return an array as a tensor of its own: torch optimizers may change a gradient in place."""
-    return keras.ops.convert_to_tensor(np.array(gradient))
+    return torch.clone(keras.ops.convert_to_tensor(gradient)).detach()
 
 
 RUNTIME = TorchRuntime()
