@@ -14,7 +14,7 @@ from bscheck.checks.context import Context, cached_in_process, random, require
 from bscheck.oracles.layers import Call, Outcome, Weights, outcome
 from bscheck.oracles.layers.tracked import Array, Tracked
 from bscheck.results.verdict import Reading, worst
-from bscheck.runtime.bench import precision, seeded
+from bscheck.runtime.bench import precision, seeded_initializers
 from bscheck.runtime.layer_call import LayerCall
 from bscheck.surface.constructions import (
     Construction,
@@ -112,7 +112,7 @@ class Made:
 @cached_in_process
 def _made(layer: str, number: int, dtype: str) -> Made:
     construction = constructions(layer)[number]
-    with precision(dtype), seeded(0):
+    with precision(dtype), seeded_initializers():
         made = build(construction.spec)
         build_for(made, construction)
     calls = {mode: LayerCall(made, dtype, _caller(made, construction, mode)) for mode in (False, True)}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bscheck.runtime import current, keras_module
-from bscheck.runtime.bench import Array, precision, seeded
+from bscheck.runtime.bench import Array, precision, seeded_initializers
 
 #: Arguments of a call: positional and by name, trees of arrays.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -45,7 +45,7 @@ class LayerRig:
         self.runtime = current()
         self.keras = keras_module()
         self.compiled = compiled or self.runtime.compiles_per_shape
-        with seeded(0), precision(dtype):
+        with seeded_initializers(), precision(dtype):
             self.layer = make(self.keras)
             self._takes_training = "training" in inspect.signature(self.layer.call).parameters
             self.layer(*self.tensors(arguments)[0], **self.tensors(arguments)[1])
@@ -113,7 +113,7 @@ class LayerRig:
     def call(self, arguments: Arguments, training: bool = False) -> list[Array]:
         """Return the outputs of a call as float64 arrays; what it does to the variables stays."""
         # Some layers draw from Python's own generator, seed or no seed.
-        with seeded(0) if training else contextlib.nullcontext():
+        with seeded_initializers() if training else contextlib.nullcontext():
             return self.arrays(self.raw(arguments, training))
 
     def arrays(self, outputs: Sequence[Any]) -> list[Array]:

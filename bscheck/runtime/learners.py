@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bscheck.runtime import current, keras_module
-from bscheck.runtime.bench import Array, flatten, precision, seeded
+from bscheck.runtime.bench import Array, flatten, precision, seeded, seeded_initializers
 
 
 def _initial(model: Any) -> list[Array]:
@@ -27,7 +27,7 @@ class Classifier:
 
     def __init__(self, optimizer: str) -> None:
         keras = keras_module()
-        with seeded(0), precision("float32"):
+        with seeded_initializers(), precision("float32"):
             self.model = keras.Sequential(
                 [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(4)]
             )
@@ -59,7 +59,7 @@ class SequenceLearner:
 
     def _build(self, accumulation: int) -> tuple[Any, list[Array]]:
         keras = keras_module()
-        with seeded(0), precision("float64"):
+        with seeded_initializers(), precision("float64"):
             model = keras.Sequential(
                 [keras.Input((self.steps, self.features)), keras.layers.LSTM(8), keras.layers.Dense(1)]
             )
