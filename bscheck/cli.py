@@ -19,6 +19,9 @@ COMMANDS = (
     "bisect",
 )
 
+#: Commands that hand what comes after ``--`` on to pytest.
+HAND_ON = ("releases",)
+
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 _EPILOG = """\
@@ -42,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         The command line; the process's own by default.
     """
-    given = _parser().parse_args(arguments)
+    mine, others = _split(sys.argv[1:] if arguments is None else list(arguments))
+    given = _parser().parse_args(mine, argparse.Namespace(rest=others))
     try:
         code = 0
         for line in given.lines(given):
@@ -61,6 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return _INTERRUPTED
+
+
+def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the command's own arguments, and those after ``--`` where it hands them on (argparse would mix them)."""
+    if "--" not in arguments or arguments[0] not in HAND_ON:
+        return arguments, ()
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -63,11 +63,10 @@ def _releases(given: argparse.Namespace) -> Iterator[str | int]:
     from bscheck.releases.processes import ended_by_sigterm, jobs_for
     from bscheck.results.matrix import as_markdown, as_text, broken
 
-    specs, arguments = split(given.spec)
     if given.jobs is not None and given.jobs < 1:
         raise BscheckError(f"--jobs: must be at least 1, not {given.jobs}")
     combinations = crossed(
-        specs,
+        given.spec,
         {backend: getattr(given, backend) for backend in BACKENDS},
         python=given.python,
         extras=given.extras or (),
@@ -79,7 +78,7 @@ def _releases(given: argparse.Namespace) -> Iterator[str | int]:
         cache=made(given.cache or default_cache()),
         jobs=jobs_for(len(combinations), given.jobs),
         again=given.again,
-        arguments=tuple(arguments),
+        arguments=tuple(given.rest),
         tests=tuple(given.tests or ()),
     )
     tell(f"{len(combinations)} releases, {settings.jobs} at a time; records: {settings.out}")
@@ -87,13 +86,6 @@ def _releases(given: argparse.Namespace) -> Iterator[str | int]:
         outcomes = Session(settings, tell).run_all(combinations)
     yield from (as_markdown if given.markdown else as_text)(table(outcomes))
     yield exit_code(outcomes, broken)
-
-
-def split(given: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the releases and what is for pytest: argparse takes the ``--`` between them away."""
-    first = next((i for i, text in enumerate(given) if text.startswith("-")), len(given))
-    rest = list(given[first:])
-    return list(given[:first]), rest[1:] if rest[:1] == ["--"] else rest
 
 
 def tell(line: str) -> None:

@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from bscheck.errors import BscheckError
 from bscheck.releases import uv
-from bscheck.releases.cache import Tell, digest, locked, made, read_json, source_digest, write_json
+from bscheck.releases.cache import Tell, digest, locked, made, read_json, snapshot, write_json
 from bscheck.releases.combination import KERAS, NEWEST, Combination
 from bscheck.releases.environments import ImportFailedError, environment, interpreter, resolve
 from bscheck.releases.processes import Processes, killed_by, last_words
@@ -143,6 +143,7 @@ class Search:
     again: bool = False
     processes: Processes = field(default_factory=Processes)
     document: dict[str, Any] = field(default_factory=dict)
+    source: Path = field(default_factory=Path)
 
     def run(self) -> Found:
         """Return the answer.
@@ -153,7 +154,8 @@ class Search:
             When an end is not what it was said to be, or something is missing.
         """
         asked = self.question
-        key = digest(repr(asked), source_digest())
+        self.source = snapshot(self.cache, self.tell)
+        key = digest(repr(asked), self.source.name)
         folder = made(self.cache / "bisect")
         path = folder / f"{asked.check}-{key}.json"
         with locked(path.with_suffix(".lock"), self.tell):
@@ -277,7 +279,7 @@ class Search:
             When the trial ended without a word.
         """
         asked = self.question
-        found = environment(resolve(combination, self.cache), self.cache, self.tell)
+        found = environment(resolve(combination, self.cache), self.cache, self.source, self.tell)
         pinned = asked.case if asked.case is not None else self.document["case"]
         param = dict(self.document["param"] if pinned is self.document["case"] and pinned else asked.param)
         wanted = {"check": asked.check, "param": param, "case": pinned, "profile": asked.profile, "seed": asked.seed}

@@ -15,7 +15,7 @@ from typing import Any
 
 from bscheck.errors import BscheckError, RecordError, one_line
 from bscheck.releases import uv
-from bscheck.releases.cache import Tell, digest, locked, made, read_json, source_digest, write_json
+from bscheck.releases.cache import Tell, digest, locked, made, read_json, snapshot, write_json
 from bscheck.releases.combination import Combination
 from bscheck.releases.environments import (
     Environment,
@@ -102,7 +102,10 @@ class Session:
     settings: Settings
     tell: Tell
     processes: Processes = field(default_factory=Processes)
-    source: str = field(default_factory=source_digest)
+    source: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.source = snapshot(made(self.settings.cache), self.tell)
 
     def run_all(self, combinations: Sequence[Combination]) -> list[Outcome]:
         """Return the outcome of every combination, in the order given.
@@ -112,7 +115,6 @@ class Session:
         """
         made(self.settings.out / "logs")
         made(self.settings.out / ".state")
-        made(self.settings.cache)
         outcomes: dict[int, Outcome] = {}
         with ThreadPoolExecutor(max_workers=self.settings.jobs) as pool:
             futures = {pool.submit(self.outcome, one): i for i, one in enumerate(combinations)}
@@ -148,7 +150,7 @@ class Session:
         kept = self._kept(resolved)
         if kept is not None:
             return Outcome(resolved.name, Status.KEPT, record=kept)
-        found = environment(resolved, self.settings.cache, self.tell)
+        found = environment(resolved, self.settings.cache, self.source, self.tell)
         return Outcome(resolved.name, Status.RUN, record=self._run(found))
 
     def _paths(self, name: str) -> tuple[Path, Path, Path]:
@@ -163,7 +165,7 @@ class Session:
             "versions": digest(resolved.pins),
             "arguments": shlex.join([*self.settings.tests, "--", *self.settings.arguments]),
             "settings": digest(*(f"{k}={v}" for k, v in sorted(settings.items()))),
-            "bscheck": self.source,
+            "bscheck": self.source.name,
         }
 
     def _kept(self, resolved: Resolved) -> Mapping[str, Any] | None:

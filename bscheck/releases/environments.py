@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from bscheck.errors import BscheckError
 from bscheck.releases import uv
-from bscheck.releases.cache import PACKAGE, Tell, built, digest, read_json, snapshot, write_json
+from bscheck.releases.cache import PACKAGE, Tell, built, digest, read_json, write_json
 from bscheck.releases.combination import OLDEST_KERAS, Combination
 
 #: Prints what the environment has: the distribution that owns ``import keras``, and the versions that import says.
@@ -184,8 +184,10 @@ def interpreter(combination: Combination) -> str:
     return combination.python or sys.executable
 
 
-def environment(resolved: Resolved, cache: Path, tell: Tell) -> Environment:
+def environment(resolved: Resolved, cache: Path, source: Path, tell: Tell) -> Environment:
     """Return the environment, made where it is not there yet, and asserted to hold what was resolved.
+
+    `source` is the copy of bscheck that is imported in it (`bscheck.releases.cache.snapshot`).
 
     Raises
     ------
@@ -205,7 +207,7 @@ def environment(resolved: Resolved, cache: Path, tell: Tell) -> Environment:
             into = str(folder / "venv" / "bin" / "python")
             uv.run(["pip", "install", "--quiet", "--no-deps", "--python", into, "-r", "-"], cache, resolved.pins)
             (folder / "keras").mkdir()
-    found = Environment(resolved, home / "venv" / "bin" / "python", snapshot(cache, tell), home / "keras")
+    found = Environment(resolved, home / "venv" / "bin" / "python", source, home / "keras")
     _assert(found, home)
     return found
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bscheck.errors import RecordError, one_line
 
-SCHEMA = 1
+#: Written; 2 added what was collected, so that a reader of shards sees that one is missing. 1 is read still.
+SCHEMA = 2
+READABLE = (1, 2)
 _PROGRAM = "bscheck"
 _KEYS = {
     "program": str,
@@ -26,6 +31,9 @@ _KEYS = {
     "known_issues": list,
 }
 
+#: What `read_record` opens by the end of the name.
+_OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.open}
+
 
 def write_record(
     path: Path,
@@ -37,6 +45,7 @@ def write_record(
     interrupted: bool,
     results: Sequence[Mapping[str, Any]],
     known_issues: Sequence[Mapping[str, Any]],
+    selection: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a record, all of it or none: a reader never sees half a file.
 
@@ -52,6 +61,9 @@ def write_record(
         Whether the run was cut short, so that results are missing.
     results, known_issues : sequence of mapping
         `Result.to_json` of each check, and the entries that were in force.
+    selection : mapping, optional
+        What was collected before anything was deselected: ``collected``, the number of items; ``digest``, of their ids,
+        alike in all shards of one run; ``skipped``, the ids of items that ended without a result.
 
     Raises
     ------
@@ -71,6 +83,7 @@ def write_record(
         "interrupted": interrupted,
         "results": list(results),
         "known_issues": list(known_issues),
+        "selection": dict(selection or {}),
     }
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
@@ -116,17 +129,43 @@ def read_record(path: Path) -> dict[str, Any]:
     RecordError
         With one line: missing, not JSON, another program's, of an unknown schema, or incomplete.
     """
+    return checked(_text(path), path)
+
+
+def _text(path: Path) -> str:
+    """Return a file's text, unpacked where its name ends in ``.gz`` or ``.xz``."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
+            content: bytes = file.read()
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
+        raise RecordError(f"record {path}: cannot be unpacked: {one_line(error)}") from None
     except OSError as error:
         raise RecordError(f"record {path}: cannot be read: {error.strerror or one_line(error)}") from None
+    try:
+        return content.decode("utf-8")
+    except ValueError as error:
+        raise RecordError(f"record {path}: is not valid JSON: {one_line(error)}") from None
+
+
+def checked(text: str, path: Path | str) -> dict[str, Any]:
+    """Return the record that a text holds; `path` is where it came from, for messages.
+
+    Raises
+    ------
+    RecordError
+        As `read_record` does.
+    """
+    try:
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"record {path}: is not valid JSON: {one_line(error)}") from None
     if not isinstance(document, dict) or document.get("program") != _PROGRAM:
         raise RecordError(f"record {path}: is not a record of bscheck (pytest --bscheck-record writes one)")
-    if document.get("schema") != SCHEMA:
-        raise RecordError(f"record {path}: has schema {document.get('schema')!r}; this bscheck reads schema {SCHEMA}")
-    for key, kind in _KEYS.items():
+    if document.get("schema") not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise RecordError(f"record {path}: has schema {document.get('schema')!r}; this bscheck reads schema {known}")
+    document.setdefault("selection", {})  # schema 1 had none
+    for key, kind in (*_KEYS.items(), ("selection", dict)):
         if type(document.get(key)) is not kind:
             wanted = f"{key!r} is missing or not a {kind.__name__}"
             raise RecordError(f"record {path}: {wanted}; the file is damaged")
@@ -136,4 +175,7 @@ def read_record(path: Path) -> dict[str, Any]:
         for key in ("param", "held", "worst", "failure"):
             if not isinstance(result.get(key) or {}, dict):
                 raise RecordError(f"record {path}: {key!r} of result {number} is not a table; the file is damaged")
+    selection = document["selection"]
+    if selection and not (type(selection.get("collected")) is int and isinstance(selection.get("skipped"), list)):
+        raise RecordError(f"record {path}: 'selection' is incomplete; the file is damaged")
     return document
