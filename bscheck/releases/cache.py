@@ -73,13 +73,22 @@ def built(home: Path, tell: Tell) -> Iterator[Path | None]:
         for left in home.parent.glob(f"{home.name}.half-*"):
             shutil.rmtree(left, ignore_errors=True)
         half = home.with_name(f"{home.name}.half-{os.getpid()}")
-        half.mkdir()
         try:
+            half.mkdir()
             yield half
             half.rename(home)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(half, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise BscheckError(f"folder {home.parent}: cannot be written: {_why(error)}") from None
             raise
+
+
+def _why(error: OSError) -> str:
+    """Return what the system said; copying a folder makes a list of it."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])[:200]
+    return error.strerror or one_line(error)
 
 
 def digest(*parts: str) -> str:

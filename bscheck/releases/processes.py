@@ -152,13 +152,14 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 def last_words(log: Path) -> str:
-    """Return the last line of a log that says something."""
+    """Return the last line of a log that tells of an error, or else the last one."""
     try:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     except OSError:
         return "no log"
     told = [line for line in lines if line and not line.startswith("=")]
-    return told[-1][:200] if told else "no output"
+    errors = [line for line in told if "bscheck: " in line or "Error" in line or line.startswith("ERROR")]
+    return (errors or told or ["no output"])[-1][:300]
 
 
 def killed_by(code: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from bscheck.errors import EXIT_BAD_INPUT, BscheckError
 
 
-def annotations(record: Mapping[str, Any], folder: Path) -> Iterator[str]:
+def annotation_lines(record: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """Yield ``::error file=...,line=...,title=...::what was seen`` for each result that failed.
 
     Parameters
@@ -65,7 +65,7 @@ def main() -> int:
     from bscheck.results.record import read_record
 
     try:
-        for line in annotations(read_record(Path(sys.argv[1])), Path.cwd()):
+        for line in annotation_lines(read_record(Path(sys.argv[1])), Path.cwd()):
             print(line)
     except BscheckError as error:
         print(f"bscheck: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from bscheck.results.summary import PINNED, family_verdict
@@ -83,11 +84,11 @@ def broken_promises(lines: Iterable[Line]) -> dict[str, list[str]]:
 def as_text(lines: Sequence[Line]) -> Iterator[str]:
     """Yield the table as lines of text, then what broke."""
     table = rows(lines)
-    full = [row for row in table if len(row) == len(table[0])]
-    widths = [max(len(row[i]) for row in full) for i in range(len(table[0]))]
+    cells = [table[0], *(row for row, line in zip(table[1:], lines, strict=True) if line.record is not None)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     widths[0] = max(len(row[0]) for row in table)
     for row in table:
-        padded = [f"{text:<{width}}" for text, width in zip(row, widths, strict=False)]
+        padded = [f"{text:<{width}}" for text, width in zip_longest(row, widths[: len(row)], fillvalue=0)]
         yield "  ".join(padded).rstrip()
     for check, places in broken_promises(lines).items():
         yield f"BROKEN {check}"

@@ -83,8 +83,8 @@ def test_environment_that_imports_another_keras_is_refused(shelf) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["3.15.1"], "'3.15.1' is no release; give keras==3.15.1"),
-        (["torch==2.0"], "'torch==2.0' is not a release of Keras"),
+        (["3.15.1"], "'3.15.1' is not a release of Keras; give keras==VERSION"),
+        (["keras=3.15.1"], "'keras=3.15.1' is no release; give keras==3.15.1"),
         (["keras==2.15.0"], "'keras==2.15.0' is too old; bscheck supports Keras 3.1 and later"),
         (["keras==3.5.0", "--tensorflow", "newest"], "--tensorflow: 'newest' is not a version or nightly"),
         (["keras==3.5.0", "--python", "three"], "--python: 'three' is no version of Python"),
