@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bscheck.errors import RecordError, one_line
+from bscheck.errors import RecordError, one_line, unknown
 
 #: Written; 2 added what was collected, so that a reader of shards sees that one is missing. 1 is read still.
 SCHEMA = 2
@@ -30,6 +30,9 @@ _KEYS = {
     "results": list,
     "known_issues": list,
 }
+
+#: What the name of several records in one file ends in; ``FILE#NAME`` is one of them.
+BUNDLE = ".jsonl.xz"
 
 #: What `read_record` opens by the end of the name.
 _OPENERS: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".xz": lzma.open}
@@ -87,17 +90,17 @@ def write_record(
     }
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
-        _replace(path, text)
+        _replace(path, text.encode())
     except OSError as error:
         raise RecordError(f"record {path}: cannot be written: {error.strerror or one_line(error)}") from None
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """Write beside the file, make sure it is on the disk, then rename over it."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)
@@ -122,14 +125,56 @@ def check_writable(path: Path) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return a record that `write_record` wrote.
+    """Return a record that `write_record` wrote, packed (``.gz``, ``.xz``) or one of a bundle (``FILE.jsonl.xz#NAME``).
 
     Raises
     ------
     RecordError
         With one line: missing, not JSON, another program's, of an unknown schema, or incomplete.
     """
-    return checked(_text(path), path)
+    file, mark, name = path.name.partition(f"{BUNDLE}#")
+    if not mark and not path.name.endswith(BUNDLE):
+        return checked(_text(path), path)
+    bundle = path.with_name(file + BUNDLE) if mark else path
+    records = read_bundle(bundle)
+    if not mark:
+        raise RecordError(f"record {path}: holds several records; name one: {path.name}#{next(iter(records), 'NAME')}")
+    if name not in records:
+        raise RecordError(f"record {bundle}: {unknown('record', name, records)}")
+    return records[name]
+
+
+def write_bundle(path: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write records side by side in one packed file, a line each: what they share is stored once.
+
+    Raises
+    ------
+    RecordError
+        When the file cannot be written.
+    """
+    lines = (
+        json.dumps({"name": name, **record}, allow_nan=False, ensure_ascii=False) for name, record in records.items()
+    )
+    content = lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9 | lzma.PRESET_EXTREME)
+    try:
+        _replace(path, content)
+    except OSError as error:
+        raise RecordError(f"record {path}: cannot be written: {error.strerror or one_line(error)}") from None
+
+
+def read_bundle(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of a bundle by name.
+
+    Raises
+    ------
+    RecordError
+        As `read_record` does.
+    """
+    records = {}
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        record = checked(line, f"{path}, line {number}")
+        records[str(record.pop("name", number))] = record
+    return records
 
 
 def _text(path: Path) -> str:
@@ -161,7 +206,7 @@ def checked(text: str, path: Path | str) -> dict[str, Any]:
         raise RecordError(f"record {path}: is not valid JSON: {one_line(error)}") from None
     if not isinstance(document, dict) or document.get("program") != _PROGRAM:
         raise RecordError(f"record {path}: is not a record of bscheck (pytest --bscheck-record writes one)")
-    if document.get("schema") not in READABLE:
+    if type(document.get("schema")) is not int or document["schema"] not in READABLE:
         known = " and ".join(map(str, READABLE))
         raise RecordError(f"record {path}: has schema {document.get('schema')!r}; this bscheck reads schema {known}")
     document.setdefault("selection", {})  # schema 1 had none
