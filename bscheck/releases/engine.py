@@ -85,6 +85,8 @@ class Settings:
         Further arguments of pytest.
     tests : tuple of str
         What pytest collects in place of the gate: a team's own tests, run where the command was called.
+    variables : tuple of (str, str)
+        Environment variables of the gates, beside those of the caller.
     """
 
     out: Path
@@ -93,6 +95,7 @@ class Settings:
     again: bool = False
     arguments: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -160,7 +163,7 @@ class Session:
 
     def _key(self, resolved: Resolved) -> dict[str, str]:
         """Return what a finished record must have been made with to be kept, by what it is called."""
-        settings = {k: v for k, v in os.environ.items() if k.startswith("BSCHECK_")}
+        settings = {k: v for k, v in os.environ.items() if k.startswith("BSCHECK_")} | dict(self.settings.variables)
         return {
             "versions": digest(resolved.pins),
             "arguments": shlex.join([*self.settings.tests, "--", *self.settings.arguments]),
@@ -217,11 +220,12 @@ class Session:
 
     def _variables(self) -> dict[str, str]:
         """Return what gates that run side by side are told: a share of the cores each, and no timings."""
+        given = dict(self.settings.variables)
         if self.settings.jobs == 1:
-            return {}
+            return given
         threads = str(max(1, (os.cpu_count() or 1) // self.settings.jobs))
         wanted = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads, "BSCHECK_TIMING": "off"}
-        return {key: value for key, value in wanted.items() if key not in os.environ}
+        return {key: value for key, value in wanted.items() if key not in os.environ} | given
 
 
 def _whole_record(code: int, path: Path, log: Path, resolved: Resolved) -> Mapping[str, Any]:

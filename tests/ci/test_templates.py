@@ -142,7 +142,7 @@ def test_seed_of_the_night_is_printed_kept_and_handed_on(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("tensorflow", ["", "nightly"])
 def test_nightly_script_asks_for_what_it_says(tmp_path: Path, tensorflow: str) -> None:
-    """Without an index the command goes as far as asking it: its arguments were all understood, and it says what is missing."""
+    """Without an index the command goes as far as asking it: what it was told is understood, and it says what lacks."""
     import shutil
 
     if shutil.which("uv") is None:
