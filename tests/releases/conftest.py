@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import bscheck
+from bscheck.cli import main
 
 #: What bscheck needs, Keras aside: there by name, and imported from where the tests run.
 OWN = ("hypothesis", "numpy", "packaging", "pytest", "pytest-xdist", "scipy")
@@ -123,6 +124,16 @@ class Shelf:
         return subprocess.run(
             command, cwd=self.root, env=variables | environ, capture_output=True, text=True, timeout=120, check=False
         )
+
+    def refused(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+        """Return the last line that ``bscheck`` says when it refuses these arguments, asked in this process."""
+        command, variables = self.command(*arguments)
+        for name, value in variables.items():
+            if name.startswith("UV_"):
+                monkeypatch.setenv(name, value)
+        monkeypatch.chdir(self.root)
+        assert main(command[2:]) == 4
+        return capsys.readouterr().err.splitlines()[-1]
 
     def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
         """Start ``bscheck`` with these arguments."""

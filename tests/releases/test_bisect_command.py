@@ -12,10 +12,11 @@ import pytest
 
 from bscheck.releases.bisect import BAD, GOOD, SKIP, answer, following, runs_needed
 
-EIGHT = ("3.4.0", "3.4.1", "3.5.0", "3.6.0", "3.9.2", "3.10.0", "3.11.1", "3.12.0", "3.13.0")
+DECAY = "weight_decay_acts_once_per_update"
+NINE = ("3.4.0", "3.4.1", "3.5.0", "3.6.0", "3.9.2", "3.10.0", "3.11.1", "3.12.0", "3.13.0")
 
 
-def plant(shelf, first: str, *, numbers: tuple[str, ...] = EIGHT, bad_before: bool = False) -> None:
+def plant(shelf, first: str, *, numbers: tuple[str, ...] = NINE, bad_before: bool = False) -> None:
     """Put releases on the shelf of which those from `first` on are bad, or those before it."""
     at = numbers.index(first)
     shelf.keras(*numbers[:at], bad=bad_before)
@@ -147,26 +148,33 @@ def test_without_an_index_it_says_so_and_goes_on_later(shelf) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sums_agre"], "unknown check 'sums_agre'; did you mean 'sums_agree'?"),
-        (["sums_agree", "--good", "three"], "--good: 'three' is no version"),
-        (["sums_agree", "--good", "3.13.0"], "--good and --bad are the same release, 3.13.0"),
-        (["sums_agree", "--good", "3.4.9"], "keras has no release 3.4.9 here; from 3.4.9 to 3.13.0: 3.5.0"),
-        (["sums_agree", "--bad", "3.5.0"], "--bad 3.5.0 is not bad: the promise holds there"),
-        (["sums_agree", "--param", "model=gru"], "--bad 3.13.0 is not bad: it has no such parameter"),
-        (["sums_agree", "--case", "{"], "--case: is not valid JSON"),
-        (["sums_agree", "--case", '{"sise": 1}'], "sise"),
-        (["sums_agree", "--jax", "--torch"], "give one backend, not jax and torch"),
-        (["sums_agree", "--keras", "3.5.0"], "--keras is for --package tensorflow, jax or torch"),
-        (["sums_agree", "--package", "tensorflow", "--jax"], "--package tensorflow runs on tensorflow, not on jax"),
+        (
+            [DECAY + "s"],
+            "unknown check 'weight_decay_acts_once_per_updates'; did you mean 'weight_decay_acts_once_per_update'?",
+        ),
+        ([DECAY, "--good", "three"], "--good: 'three' is no version"),
+        ([DECAY, "--good", "3.13.0"], "--good and --bad are the same release, 3.13.0"),
+        ([DECAY, "--good", "3.4.9"], "keras has no release 3.4.9 here; from 3.4.9 to 3.13.0: 3.5.0"),
+        ([DECAY, "--good", "3.14", "--bad", "3.15"], "there is no release of keras from 3.14 to 3.15"),
+        ([DECAY, "--case", "{"], "--case: is not valid JSON"),
+        ([DECAY, "--case", "[]"], "--case: must be a JSON object"),
+        ([DECAY, "--case", '{"sise": 1}'], "sise"),
+        ([DECAY, "--jax", "--torch"], "give one backend, not jax and torch"),
+        ([DECAY, "--keras", "3.5.0"], "--keras is for --package tensorflow, jax or torch"),
+        ([DECAY, "--package", "tensorflow", "--jax"], "--package tensorflow runs on tensorflow, not on jax"),
     ],
 )
-def test_bad_input_is_one_line(shelf, arguments: list[str], message: str) -> None:
-    if message.startswith(("keras has", "--bad")):
-        plant(shelf, "3.10.0")
+def test_bad_input_is_one_line(shelf, capsys, monkeypatch, arguments: list[str], message: str) -> None:
+    shelf.keras("3.5.0", "3.13.0")
     ends = {"--good": "3.4.0", "--bad": "3.13.0"}
     given = [part for end, value in ends.items() if end not in arguments for part in (end, value)]
-    ran = shelf.run("bisect", *arguments, *given)
+    assert message in shelf.refused(capsys, monkeypatch, "bisect", *arguments, *given)
+
+
+def test_end_that_is_not_what_it_was_said_to_be_is_one_line(shelf) -> None:
+    plant(shelf, "3.10.0")
+    ran = shelf.run("bisect", "sums_agree", "--good", "3.4.0", "--bad", "3.5.0")
     assert ran.returncode == 4, ran.stdout
-    last = ran.stderr.splitlines()[-1]
-    assert message in last
-    assert "Traceback" not in ran.stderr
+    assert ran.stderr.splitlines()[-1] == "bscheck: --bad 3.5.0 is not bad: the promise holds there"
+    ran = shelf.run("bisect", "sums_agree", "--good", "3.4.0", "--bad", "3.13.0", "--param", "model=gru")
+    assert ran.stderr.splitlines()[-1] == "bscheck: --bad 3.13.0 is not bad: it has no such parameter"
