@@ -82,18 +82,19 @@ def _bisect(given: argparse.Namespace) -> Iterator[str | int]:
 def _told(question: Question, search: Search, found: Found) -> Iterator[str]:
     """Yield the answer in words."""
     what, other = ("good", "bad") if question.fix else ("bad", "good")
-    runs = sum("reason" not in one or one["state"] != "skip" for one in search.seen.values())
     name = question.distribution
     if found.between:
         yield f"the first {what} release is {found.first}, or one before it that could not be tried"
         yield f"  {name} {found.last}: the last {other} one"
         yield from (f"  {name} {release}: {reason}" for release, reason in found.between)
     else:
-        yield f"first {what} release: {name} {found.first} (last {other}: {found.last}), {runs} runs"
+        yield f"first {what} release: {name} {found.first} (last {other}: {found.last}), {search.runs} runs"
     case = question.case or search.document["case"]
     param = search.document.get("param") or question.param
-    members = ", ".join(f"{kind}={value}" if kind else value for kind, value in param.items())
-    yield f"  {question.check}: {members or 'every parameter'}{', case ' + json.dumps(case) if case else ''}"
+    members = ", ".join(f"{kind}={value}" if kind else value for kind, value in param.items()) or "every parameter"
+    yield f"  {question.check}: {members}{', case ' + json.dumps(case) if case else ''}"
+    if case:
+        yield "  asked about that case alone; other cases may break the promise in other releases"
 
 
 def _question(given: argparse.Namespace) -> Question:

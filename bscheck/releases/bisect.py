@@ -175,6 +175,11 @@ class Search:
         seen: dict[str, dict[str, Any]] = self.document["seen"]
         return seen
 
+    @property
+    def runs(self) -> int:
+        """How many releases were tried."""
+        return sum(not one.get("trusted") for one in self.seen.values())
+
     def _releases(self) -> list[str]:
         asked = self.question
         low, high = sorted((asked.good, asked.bad), key=Version)
@@ -195,12 +200,11 @@ class Search:
         ends = [] if self.trust_ends else [e for e in self._ends() if e not in self.seen]
         if self.trust_ends:
             for end, state in zip((self.releases[0], self.releases[-1]), states, strict=True):
-                self.seen.setdefault(end, {"state": state})
+                self.seen.setdefault(end, {"state": state, "trusted": True})
         self._settle_the_rest()
         save()
         needed = runs_needed(self.releases, {r: s for r, s in self.seen.items() if s["state"] != SKIP}, states)
-        done = len(self.seen) if not self.trust_ends else len(self.seen) - 2
-        kept = f", {done} done before" if done > 0 else ""
+        kept = f", {self.runs} done before" if self.runs else ""
         self.tell(
             f"{asked.check}: {len(self.releases)} releases of {asked.distribution}, {self.releases[0]} to "
             f"{self.releases[-1]}, {self.document['beside']}: {len(ends) + needed} runs "

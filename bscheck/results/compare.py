@@ -30,6 +30,7 @@ class Change(StrEnum):
     NOT_RUN = "not run on both"
     DRIFT = "drift"
     TIMING = "timing"
+    NO_CLAIM = "no claim"
     NEW = "new"
     SAME = "same"
 
@@ -148,8 +149,17 @@ def merged(records: Sequence[Mapping[str, Any]]) -> Run:
     environment = {
         name: " and ".join(sorted({str(r["environment"].get(name, "none")) for r in records})) for name in sorted(names)
     }
+    environment |= _called(records)
     known = frozenset(str(entry.get("id")) for r in records for entry in r["known_issues"] if isinstance(entry, dict))
     return Run(environment, results, known, any(r["interrupted"] for r in records), *_coverage(records))
+
+
+def _called(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what else must be the same for one thing alone to have changed: bscheck itself, the profile, the seed."""
+    told = {"bscheck": {str(r["version"]) for r in records}}
+    for name in ("profile", "seed"):
+        told[name] = {str(r["options"][name]) for r in records if name in r["options"]}
+    return {name: " and ".join(sorted(values)) for name, values in told.items() if values}
 
 
 def _coverage(records: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
@@ -238,9 +248,8 @@ def _timing(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, str
     if a is None or b is None:
         return Change.SAME, ""
     apart = a[2] < b[1] or b[2] < a[1]
-    claim = "" if apart else ": no claim"
-    words = "{:.2f} [{:.2f}, {:.2f}]".format(*a) + " -> " + "{:.2f} [{:.2f}, {:.2f}]".format(*b) + claim
-    return (Change.TIMING, words) if apart else (Change.SAME, words)
+    words = "{:.2f} [{:.2f}, {:.2f}]".format(*a) + " -> " + "{:.2f} [{:.2f}, {:.2f}]".format(*b)
+    return (Change.TIMING, words) if apart else (Change.NO_CLAIM, f"{words}: the intervals meet")
 
 
 def _interval(result: Mapping[str, Any]) -> tuple[float, float, float] | None:

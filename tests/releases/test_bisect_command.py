@@ -60,10 +60,11 @@ def test_first_bad_release_is_found_with_the_smallest_case(shelf) -> None:
     plant(shelf, "3.10.0")
     ran = shelf.run("bisect", "sums_agree", "--good", "3.4.0", "--bad", "3.13.0")
     assert ran.returncode == 0, ran.stderr
-    first, second = ran.stdout.splitlines()
+    first, second, third = ran.stdout.splitlines()
     assert first == "first bad release: keras 3.10.0 (last good: 3.9.2), 5 runs"
     assert second.startswith("  sums_agree: model=dense, case {")
     assert json.loads(second.partition("case ")[2])["size"] == 7
+    assert third == "  asked about that case alone; other cases may break the promise in other releases"
     assert "9 releases of keras, 3.4.0 to 3.13.0, beside tensorflow" in ran.stderr
     assert "5 runs (2 ends + 3)" in ran.stderr
     again = shelf.run("bisect", "sums_agree", "--good", "3.4.0", "--bad", "3.13.0")

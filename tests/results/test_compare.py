@@ -135,6 +135,18 @@ def test_what_changed_is_named():
     assert headline(found) == "HOLD: 1 regression · 0 same · coverage complete · only keras 3.15.1 -> 3.16.0"
 
 
+def test_one_thing_alone_has_changed_only_where_suite_profile_and_seed_are_the_same():
+    old, new = record(result(), numpy="2.0.1"), record(result(), numpy="2.1.0")
+    assert compared(old, new).changed == ("numpy 2.0.1 -> 2.1.0",)
+    assert headline(compared(old, new)).endswith("only numpy 2.0.1 -> 2.1.0")
+    old, new = (r | {"options": {"profile": p, "seed": 0}} for r, p in ((old, "quick"), (new, "default")))
+    assert compared(old, new | {"version": "1"}).changed == (
+        "bscheck 0 -> 1",
+        "numpy 2.0.1 -> 2.1.0",
+        "profile quick -> default",
+    )
+
+
 def timed(ratio, low, high, verdict="passed"):
     made = result(family="timing", verdict=verdict)
     made["worst"]["figures"] = {"ratio": ratio, "low": low, "high": high}
@@ -142,7 +154,11 @@ def timed(ratio, low, high, verdict="passed"):
 
 
 def test_timings_make_no_claim_while_their_intervals_meet():
-    assert compared(record(timed(1.0, 0.98, 1.02)), record(timed(1.03, 1.01, 1.05))).rows == ()
+    meet = compared(record(timed(1.0, 0.98, 1.02)), record(timed(1.03, 1.01, 1.05)))
+    assert [(row.change, row.words) for row in meet.rows] == [
+        (Change.NO_CLAIM, "1.00 [0.98, 1.02] -> 1.03 [1.01, 1.05]: the intervals meet")
+    ]
+    assert meet.exit_code == 0
     apart = compared(record(timed(1.0, 0.98, 1.02)), record(timed(1.1, 1.05, 1.15)))
     assert [row.change for row in apart.rows] == [Change.TIMING]
     assert "no claim" not in apart.rows[0].words
