@@ -16,7 +16,7 @@ from types import FrameType
 from bscheck.releases.cache import Tell
 from bscheck.releases.environments import Environment
 
-#: What one gate needs at its peak, bytes: 2.3 GiB resident was measured with TensorFlow on a CPU, rounded up.
+#: What one gate needs at its peak, bytes: whole runs with TensorFlow on a CPU took about 3 GB each.
 GATE_BYTES = 3 * 2**30
 
 #: Seconds between two lines about one gate, and those a gate has to write its record once it is told to stop.
