@@ -20,9 +20,14 @@ def silent(line: str) -> None:
 
 def test_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     home = tmp_path / "keras"
-    with pytest.raises(RuntimeError, match="half way"), built(home, silent) as folder:
-        (folder / "half").touch()
-        raise RuntimeError("half way")
+
+    def stopped() -> None:
+        with built(home, silent) as folder:
+            (folder / "half").touch()
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        stopped()
     left = tmp_path / "keras.half-999999999"  # of a process that was killed
     left.mkdir()
     assert not home.exists()
