@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from bscheck.releases import uv
 from bscheck.releases.cache import Tell
 from bscheck.releases.environments import Environment
 
@@ -102,6 +103,7 @@ class Processes:
         """Ask every process to end, so that each writes what it has; kill those that do not."""
         with self._lock:
             self.stopped = True
+            uv.stop()
             running = list(self._running)
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in running:
