@@ -7,10 +7,11 @@ imported, and nothing is printed: this plugin is loaded into every pytest run of
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import signal
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -104,6 +105,8 @@ class Session:
     written: str = ""
     old_handler: Any = None
     collector: tuple[int, int, int] | None = None
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
 
     @property
     def is_worker(self) -> bool:
@@ -189,8 +192,17 @@ class Session:
         if self.stop:
             self._exit(self.stop)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, object, object]:
+        """See what there is before anybody deselects, and the environment and the checks asked for after that."""
+        collected = [(item.nodeid, _check_name(item)) for item in items if _is_ours(item)]
+        outcome = yield
+        self._choose(items)
+        chosen = self.read_options().check if collected and not self.stop else ()
+        self.selection = _selection(nodeid for nodeid, check in collected if not chosen or check in chosen)
+        return outcome
+
+    def _choose(self, items: list[pytest.Item]) -> None:
         """Look at the environment for a team's own tests too, and keep only the checks asked for."""
         try:
             if any(map(_is_ours, items)):
@@ -263,9 +275,10 @@ class Session:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Let the results travel with the report, from an xdist worker too."""
         report = yield
-        if call.when == "call" and item.stash.get(RESULTS, None):
-            report.bscheck = item.stash[RESULTS]  # type: ignore[attr-defined]
+        if call.when == "call" and _is_ours(item):
+            report.bscheck = item.stash.get(RESULTS, [])  # type: ignore[attr-defined]
             report.bscheck_environment = dict(self.environment)  # type: ignore[attr-defined]
+            report.bscheck_selection = dict(self.selection)  # type: ignore[attr-defined]
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -273,6 +286,9 @@ class Session:
         texts: list[str] = getattr(report, "bscheck", [])
         if texts and not self.environment:
             self.environment = getattr(report, "bscheck_environment", {})
+        self.selection = self.selection or getattr(report, "bscheck_selection", {})
+        if hasattr(report, "bscheck") and not texts and report.skipped:
+            self.skipped.append(report.nodeid)
         self.results += [{**json.loads(text), "nodeid": report.nodeid} for text in texts]
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -310,6 +326,7 @@ class Session:
             interrupted=interrupted,
             results=self.results,
             known_issues=[_issue_json(issue) for issue in issues],
+            selection={**self.selection, "skipped": sorted(self.skipped)} if self.selection else None,
         )
         self.written = f"record: {options.record} ({len(self.results)} results)"
 
@@ -358,6 +375,13 @@ def _is_ours(item: pytest.Item) -> bool:
 def _check_name(item: pytest.Item) -> str:
     marker = item.get_closest_marker(MARKER)
     return str(marker.kwargs.get("check", "")) if marker else ""
+
+
+def _selection(nodeids: Iterable[str]) -> dict[str, Any]:
+    """Return what was collected as the record has it: shards of one run have the same digest."""
+    ids = sorted(set(nodeids))
+    digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+    return {"collected": len(ids), "digest": digest} if ids else {}
 
 
 def _refuse_unknown(names: tuple[str, ...]) -> None:

@@ -27,14 +27,19 @@ class Change(StrEnum):
     REGRESSION = "regression"
     LOST = "coverage lost"
     FIXED = "fixed"
+    NOT_RUN = "not run on both"
     DRIFT = "drift"
     TIMING = "timing"
+    NO_CLAIM = "no claim"
     NEW = "new"
     SAME = "same"
 
 
 #: The family of the pinned cases of known issues: one that passes fails the run, which is how a fix is told.
 _PINNED = "known issues"
+
+#: What a record's name ends in, in a folder of them.
+_ENDS = (".json", ".json.gz", ".json.xz")
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -53,12 +58,17 @@ class Run:
         Known issues that were in force: which cases they hold is a matter of what was drawn.
     interrupted : bool
         Whether any record was cut short.
+    missing, collected : int
+        Items that no record has a result of, and all that were collected: what a missing shard would have run, or what
+        was deselected. 0 where the records do not say.
     """
 
     environment: Mapping[str, str]
     results: Mapping[Key, Mapping[str, Any]]
     known: frozenset[str]
     interrupted: bool
+    missing: int = 0
+    collected: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ def read_run(given: str) -> Run:
     paths: list[Path] = []
     for part in given.split(","):
         path = Path(part)
-        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        found = sorted(p for end in _ENDS for p in path.glob(f"*{end}")) if path.is_dir() else [path]
         if not found:
             raise RecordError(f"{path}: holds no record (*.json)")
         paths += found
@@ -139,8 +149,34 @@ def merged(records: Sequence[Mapping[str, Any]]) -> Run:
     environment = {
         name: " and ".join(sorted({str(r["environment"].get(name, "none")) for r in records})) for name in sorted(names)
     }
+    environment |= _called(records)
     known = frozenset(str(entry.get("id")) for r in records for entry in r["known_issues"] if isinstance(entry, dict))
-    return Run(environment, results, known, any(r["interrupted"] for r in records))
+    return Run(environment, results, known, any(r["interrupted"] for r in records), *_coverage(records))
+
+
+def _called(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what else must be the same for one thing alone to have changed: bscheck itself, the profile, the seed."""
+    told = {"bscheck": {str(r["version"]) for r in records}}
+    for name in ("profile", "seed"):
+        told[name] = {str(r["options"][name]) for r in records if name in r["options"]}
+    return {name: " and ".join(sorted(values)) for name, values in told.items() if values}
+
+
+def _coverage(records: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    """Return how many collected items no record has, and how many were collected.
+
+    Shards collect the same items before each takes its part, so that their digests agree.
+    """
+    collected: dict[tuple[str, str], int] = {}
+    ran: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        selection = record.get("selection") or {}
+        if selection:
+            group = str(selection.get("digest")), str(record["environment"].get("backend"))
+            collected[group] = int(selection["collected"])
+            nodes = {str(r["nodeid"]) for r in record["results"] if "nodeid" in r}
+            ran.setdefault(group, set()).update(nodes, map(str, selection["skipped"]))
+    return sum(max(0, n - len(ran[group])) for group, n in collected.items()), sum(collected.values())
 
 
 def _rank(result: Mapping[str, Any]) -> int:
@@ -154,9 +190,23 @@ def compare_runs(old: Run, new: Run) -> Comparison:
     for key in [*old.results, *(k for k in new.results if k not in old.results)]:
         change, words = _judged(old.results.get(key), new.results.get(key), old, new)
         rows.append(Row(change, _name(key), words))
+    rows += _not_run(old, new)
     order = list(Change)
     told = sorted((row for row in rows if row.change != Change.SAME), key=lambda row: order.index(row.change))
     return Comparison(tuple(told), sum(row.change == Change.SAME for row in rows), _differences(old, new))
+
+
+def _not_run(old: Run, new: Run) -> Iterable[Row]:
+    """Yield what neither the rows of single checks nor the old run account for."""
+    rest = new.missing - sum(key not in new.results for key in old.results)
+    both = min(rest, old.missing)
+    if both > 0:
+        yield Row(Change.NOT_RUN, f"{both} of {new.collected} collected", "deselected, or in a shard that is not here")
+    if rest > max(both, 0):
+        why = "the new run was interrupted" if new.interrupted else "a shard is missing, or they were deselected"
+        yield Row(
+            Change.LOST, f"{rest - max(both, 0)} of {new.collected} collected", f"in no record of the new run: {why}"
+        )
 
 
 def _name(key: Key) -> str:
@@ -198,9 +248,8 @@ def _timing(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, str
     if a is None or b is None:
         return Change.SAME, ""
     apart = a[2] < b[1] or b[2] < a[1]
-    claim = "" if apart else ": no claim"
-    words = "{:.2f} [{:.2f}, {:.2f}]".format(*a) + " -> " + "{:.2f} [{:.2f}, {:.2f}]".format(*b) + claim
-    return (Change.TIMING, words) if apart else (Change.SAME, words)
+    words = "{:.2f} [{:.2f}, {:.2f}]".format(*a) + " -> " + "{:.2f} [{:.2f}, {:.2f}]".format(*b)
+    return (Change.TIMING, words) if apart else (Change.NO_CLAIM, f"{words}: the intervals meet")
 
 
 def _interval(result: Mapping[str, Any]) -> tuple[float, float, float] | None:

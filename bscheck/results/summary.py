@@ -95,7 +95,7 @@ def _reported(group: Results) -> list[str]:
 def _family(name: str, group: Results) -> str:
     told = _asserted(group)
     cases = str(sum(result["cases"] for result in told))
-    return _row(name, cases, _worst(told), _verdict(told))
+    return _row(name, cases, _worst(told), family_verdict(told))
 
 
 def _worst(told: Results) -> str:
@@ -118,7 +118,7 @@ def _shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1].rstrip(" ,") + "…"
 
 
-def _verdict(told: Results) -> str:
+def family_verdict(told: Results) -> str:
     """Return a family's verdict: the gravest of its results'."""
     counts = Counter(result["verdict"] for result in told)
     if counts["failed"]:
