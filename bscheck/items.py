@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self
 
@@ -125,6 +125,33 @@ def _absent_subject(issue: KnownIssue) -> str:
     from bscheck.reference_subjects import REFERENCE_SUBJECTS
 
     return "" if name in REFERENCE_SUBJECTS else name
+
+
+def planned(selected: Iterable[pytest.Item], deselected: Iterable[pytest.Item]) -> dict[str, dict[str, Any]]:
+    """Return what is to be run, by check, as JSON of `bscheck.results.coverage.Planned`."""
+    from bscheck.checks import get_check
+
+    chosen, left_out = _names_by_check(selected), _names_by_check(deselected)
+    return {
+        name: {
+            "promise": get_check(name).promise,
+            "collected": len(chosen.get(name, set()) | left_out.get(name, set())),
+            "selected": len(chosen.get(name, set())),
+        }
+        for name in {**chosen, **left_out}
+    }
+
+
+def _names_by_check(items: Iterable[pytest.Item]) -> dict[str, set[str]]:
+    """Return the items' names by check, without those that will be skipped because their subject is not here."""
+    from bscheck.results.coverage import item_name
+
+    names: dict[str, set[str]] = {}
+    for item in items:
+        marker = item.get_closest_marker(MARKER)
+        if marker is not None and not (isinstance(item, KnownIssueItem) and _absent_subject(item.issue)):
+            names.setdefault(str(marker.kwargs.get("check", "")), set()).add(item_name(item.nodeid))
+    return names
 
 
 def new_context(param: Param, options: Mapping[str, str]) -> Context:

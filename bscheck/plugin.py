@@ -10,7 +10,7 @@ import gc
 import json
 import signal
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bscheck.errors import EXIT_BAD_INPUT, BscheckError
-from bscheck.items import CURRENT_ITEM, MARKER, RESULTS, SESSION, KnownIssueItem, PromiseItem, marker_of
+from bscheck.items import CURRENT_ITEM, MARKER, RESULTS, SESSION, KnownIssueItem, PromiseItem, marker_of, planned
 
 if TYPE_CHECKING:
     from bscheck.checks.run import RunSettings
@@ -99,6 +99,9 @@ class Session:
     environment: Mapping[str, str] = field(default_factory=dict)
     known_issues: tuple[KnownIssue, ...] = ()
     results: list[dict[str, Any]] = field(default_factory=list)
+    deselected: list[pytest.Item] = field(default_factory=list)
+    checks: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    sent: bool = False
     stop: str = ""
     told: bool = False
     written: str = ""
@@ -202,6 +205,15 @@ class Session:
         except BscheckError as error:
             self._exit(str(error))
 
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """Remember what is left out, by whomever: the record says what was to be run."""
+        self.deselected += filter(_is_ours, items)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Count what is to be run."""
+        if self.environment:
+            self.checks = planned(filter(_is_ours, session.items), self.deselected)
+
     def _command_line(self, name: str) -> Any:
         return self.config.getoption(f"bscheck_{name}")
 
@@ -266,6 +278,9 @@ class Session:
         if call.when == "call" and item.stash.get(RESULTS, None):
             report.bscheck = item.stash[RESULTS]  # type: ignore[attr-defined]
             report.bscheck_environment = dict(self.environment)  # type: ignore[attr-defined]
+            if self.is_worker and not self.sent:
+                self.sent = True
+                report.bscheck_checks = self.checks  # type: ignore[attr-defined]
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -273,6 +288,7 @@ class Session:
         texts: list[str] = getattr(report, "bscheck", [])
         if texts and not self.environment:
             self.environment = getattr(report, "bscheck_environment", {})
+        self.checks = getattr(report, "bscheck_checks", self.checks)
         self.results += [{**json.loads(text), "nodeid": report.nodeid} for text in texts]
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -310,6 +326,8 @@ class Session:
             interrupted=interrupted,
             results=self.results,
             known_issues=[_issue_json(issue) for issue in issues],
+            checks=self.checks,
+            shard=_shard(self.config),
         )
         self.written = f"record: {options.record} ({len(self.results)} results)"
 
@@ -358,6 +376,12 @@ def _is_ours(item: pytest.Item) -> bool:
 def _check_name(item: pytest.Item) -> str:
     marker = item.get_closest_marker(MARKER)
     return str(marker.kwargs.get("check", "")) if marker else ""
+
+
+def _shard(config: pytest.Config) -> list[int] | None:
+    """Return which group of how many this run is, as pytest-split was told."""
+    group, splits = (config.getoption(name, None) for name in ("group", "splits"))
+    return [group, splits] if type(group) is int and type(splits) is int else None
 
 
 def _refuse_unknown(names: tuple[str, ...]) -> None:

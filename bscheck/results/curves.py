@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ MAX_POINTS, MAX_SERIES, MAX_ROWS, MAX_COLUMNS = 200, 12, 60, 12
 
 #: (x, y, low, high); the interval's ends are None where there is none.
 Point = tuple[float, float, float | None, float | None]
-Cell = str | int | float
+Cell = str | float
 
 
 def point(x: float, y: float, low: float | None = None, high: float | None = None) -> Point:
@@ -175,90 +175,6 @@ def _join_curves(old: Curve, new: Curve) -> Curve:
 def _join_tables(old: Table, new: Table) -> Table:
     rows = (*old.rows, *(row for row in new.rows if row not in old.rows))
     return dataclasses.replace(old, rows=rows[:MAX_ROWS])
-
-
-def exhibits_from_json(curves: Any, tables: Any) -> Exhibits:
-    """Return the curves and tables of a record's result.
-
-    Raises
-    ------
-    ValueError
-        In one line, for anything that `dataclasses.asdict` of them could not have given.
-    """
-    return Exhibits(
-        tuple(_curve(each) for each in _list("curves", curves)), tuple(_table(each) for each in _list("tables", tables))
-    )
-
-
-def _curve(given: Any) -> Curve:
-    values = _fields("curve", given, Curve)
-    values["series"] = tuple(_series(each) for each in _list("series", values["series"]))
-    values["ticks"] = tuple(_text("ticks", tick) for tick in _list("ticks", values["ticks"]))
-    for key in ("log_x", "log_y"):
-        if type(values[key]) is not bool:
-            raise ValueError(f"{key!r} is not true or false")
-    return Curve(**values)
-
-
-def _series(given: Any) -> Series:
-    values = _fields("series", given, Series)
-    points = tuple(_point(each) for each in _list("points", values["points"]))
-    return Series(values["name"], points, values["kind"])
-
-
-def _point(given: Any) -> Point:
-    numbers = _list("point", given)
-    if len(numbers) != 4 or numbers[0] is None or numbers[1] is None:
-        raise ValueError("a point is not x, y, low, high")
-    x, y, low, high = (None if number is None else _number(number) for number in numbers)
-    assert x is not None
-    assert y is not None
-    return (x, y, low, high)
-
-
-def _number(given: Any) -> float:
-    """Return a number; infinities and NaN are strings in JSON."""
-    if isinstance(given, (int, float)) and not isinstance(given, bool):
-        try:
-            return float(given)
-        except OverflowError:
-            raise ValueError("a number is too large") from None
-    if isinstance(given, str) and given in ("nan", "inf", "-inf"):
-        return float(given)
-    raise ValueError("a point's coordinate is not a number")
-
-
-def _table(given: Any) -> Table:
-    values = _fields("table", given, Table)
-    values["columns"] = tuple(_text("columns", column) for column in _list("columns", values["columns"]))
-    values["rows"] = tuple(tuple(_cell(cell) for cell in _list("row", row)) for row in _list("rows", values["rows"]))
-    return Table(**values)
-
-
-def _cell(given: Any) -> Cell:
-    if isinstance(given, bool) or not isinstance(given, (str, int, float)):
-        raise ValueError("a cell is neither text nor a number")
-    return given if isinstance(given, str) else _number(given)
-
-
-def _fields(kind: str, given: Any, of: type) -> dict[str, Any]:
-    """Return the attributes of a dataclass, those of type ``str`` checked."""
-    names = {f.name: f for f in dataclasses.fields(of)}
-    if not isinstance(given, Mapping) or given.keys() != names.keys():
-        raise ValueError(f"a {kind} has not the keys {', '.join(names)}")
-    return {name: _text(name, given[name]) if f.type == "str" else given[name] for name, f in names.items()}
-
-
-def _list(name: str, given: Any) -> Sequence[Any]:
-    if not isinstance(given, (list, tuple)):
-        raise ValueError(f"{name!r} is not a list")
-    return given
-
-
-def _text(name: str, given: Any) -> str:
-    if not isinstance(given, str):
-        raise ValueError(f"{name!r} is not text")
-    return given
 
 
 def finite(p: Point) -> bool:

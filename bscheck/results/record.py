@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bscheck.errors import RecordError, one_line
-from bscheck.results.curves import exhibits_from_json
+from bscheck.results.coverage import planned_from_json, shard_from_json
+from bscheck.results.verdict import result_from_json
 
 SCHEMA = 1
 _PROGRAM = "bscheck"
@@ -38,6 +39,8 @@ def write_record(
     interrupted: bool,
     results: Sequence[Mapping[str, Any]],
     known_issues: Sequence[Mapping[str, Any]],
+    checks: Mapping[str, Mapping[str, Any]] | None = None,
+    shard: Sequence[int] | None = None,
 ) -> None:
     """Write a record, all of it or none: a reader never sees half a file.
 
@@ -53,6 +56,10 @@ def write_record(
         Whether the run was cut short, so that results are missing.
     results, known_issues : sequence of mapping
         `Result.to_json` of each check, and the entries that were in force.
+    checks : mapping, optional
+        What was to be run, by check: `bscheck.results.coverage.Planned` as JSON.
+    shard : sequence of int, optional
+        Which part of how many this is.
 
     Raises
     ------
@@ -72,15 +79,17 @@ def write_record(
         "interrupted": interrupted,
         "results": list(results),
         "known_issues": list(known_issues),
+        **({"checks": dict(checks)} if checks else {}),
+        **({"shard": list(shard)} if shard else {}),
     }
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
-        _replace(path, text)
+        replace_file(path, text)
     except OSError as error:
         raise RecordError(f"record {path}: cannot be written: {error.strerror or one_line(error)}") from None
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write beside the file, make sure it is on the disk, then rename over it."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -131,14 +140,24 @@ def read_record(path: Path) -> dict[str, Any]:
         if type(document.get(key)) is not kind:
             wanted = f"{key!r} is missing or not a {kind.__name__}"
             raise RecordError(f"record {path}: {wanted}; the file is damaged")
+    _validate_parts(path, document)
+    return document
+
+
+def _validate_parts(path: Path, document: Mapping[str, Any]) -> None:
+    """Raise a `RecordError` for the first entry that no run has written."""
     for number, result in enumerate(document["results"]):
         if not isinstance(result, dict) or not {"check", "family", "param", "verdict"} <= result.keys():
             raise RecordError(f"record {path}: result {number} is incomplete; the file is damaged")
-        for key in ("param", "held", "worst", "failure"):
-            if not isinstance(result.get(key) or {}, dict):
-                raise RecordError(f"record {path}: {key!r} of result {number} is not a table; the file is damaged")
         try:
-            exhibits_from_json(result.get("curves", []), result.get("tables", []))
+            result_from_json(result)
         except ValueError as error:
-            raise RecordError(f"record {path}: curves of result {number}: {error}; the file is damaged") from None
-    return document
+            raise RecordError(f"record {path}: result {number}: {error}; the file is damaged") from None
+    for number, issue in enumerate(document["known_issues"]):
+        if not isinstance(issue, dict):
+            raise RecordError(f"record {path}: known issue {number} is not a table; the file is damaged")
+    try:
+        planned_from_json(document.get("checks", {}))
+        shard_from_json(document.get("shard"))
+    except ValueError as error:
+        raise RecordError(f"record {path}: {error}; the file is damaged") from None

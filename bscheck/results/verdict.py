@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from bscheck.results.curves import Curve, Exhibits, Table
+from bscheck.results.decode import decode
 
 
 class Verdict(StrEnum):
@@ -144,6 +145,32 @@ class Result:
             for key in exhibits:
                 reading.pop(key, None)
         return _plain({**document, **{key: found for key, found in exhibits.items() if found}})  # type: ignore[no-any-return]
+
+
+def result_from_json(document: Mapping[str, Any]) -> Result:
+    """Return the result that `Result.to_json` gave; what a record of another hand leaves out is as by default.
+
+    Raises
+    ------
+    ValueError
+        In one line, for a value that is not of its type.
+    """
+    worst_of = {"share": 0.0, **_table(document, "worst")}
+    failure = _table(document, "failure")
+    if failure:
+        reading = {"share": "inf", **_table(failure, "reading")}
+        failure = {"case": {}, "situation": "", **failure, "reading": reading}
+    exhibits = {key: document[key] for key in ("curves", "tables") if key in document}
+    whole = {**document, "worst": worst_of, "failure": failure or None, "exhibits": exhibits}
+    found: Result = decode(Result, {**whole, "held": document.get("held") or {}}, "result")
+    return found
+
+
+def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = document.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{key!r} is not a table")
+    return found
 
 
 def _plain(value: Any) -> Any:
