@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bscheck.errors import RecordError
+from bscheck.results.coverage import coverage
 from bscheck.results.record import read_record
 
 #: A share of the bound that grew by this factor, to at least this much, is told: it is inside still.
@@ -53,12 +54,15 @@ class Run:
         Known issues that were in force: which cases they hold is a matter of what was drawn.
     interrupted : bool
         Whether any record was cut short.
+    missing : tuple of str
+        What was to be run and is in none of the records, in words.
     """
 
     environment: Mapping[str, str]
     results: Mapping[Key, Mapping[str, Any]]
     known: frozenset[str]
     interrupted: bool
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,21 @@ def read_run(given: str) -> Run:
     RecordError
         When one cannot be read, or a folder holds none.
     """
-    paths: list[Path] = []
-    for part in given.split(","):
-        path = Path(part)
-        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        if not found:
-            raise RecordError(f"{path}: holds no record (*.json)")
-        paths += found
-    return merged([read_record(path) for path in paths])
+    return merged([read_record(path) for part in given.split(",") for path in record_files(Path(part))])
+
+
+def record_files(path: Path) -> list[Path]:
+    """Return the records that a file or a folder of them is.
+
+    Raises
+    ------
+    RecordError
+        For a folder that holds none.
+    """
+    found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not found:
+        raise RecordError(f"{path}: holds no record (*.json)")
+    return found
 
 
 def merged(records: Sequence[Mapping[str, Any]]) -> Run:
@@ -140,7 +151,8 @@ def merged(records: Sequence[Mapping[str, Any]]) -> Run:
         name: " and ".join(sorted({str(r["environment"].get(name, "none")) for r in records})) for name in sorted(names)
     }
     known = frozenset(str(entry.get("id")) for r in records for entry in r["known_issues"] if isinstance(entry, dict))
-    return Run(environment, results, known, any(r["interrupted"] for r in records))
+    missing = tuple(coverage(records).told())
+    return Run(environment, results, known, any(r["interrupted"] for r in records), missing)
 
 
 def _rank(result: Mapping[str, Any]) -> int:
@@ -154,6 +166,7 @@ def compare_runs(old: Run, new: Run) -> Comparison:
     for key in [*old.results, *(k for k in new.results if k not in old.results)]:
         change, words = _judged(old.results.get(key), new.results.get(key), old, new)
         rows.append(Row(change, _name(key), words))
+    rows += [Row(Change.LOST, words, "of the new run") for words in new.missing]
     order = list(Change)
     told = sorted((row for row in rows if row.change != Change.SAME), key=lambda row: order.index(row.change))
     return Comparison(tuple(told), sum(row.change == Change.SAME for row in rows), _differences(old, new))

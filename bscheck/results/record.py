@@ -11,7 +11,7 @@ from typing import Any
 
 from bscheck.errors import RecordError, one_line
 from bscheck.results.coverage import planned_from_json, shard_from_json
-from bscheck.results.verdict import result_from_json
+from bscheck.results.verdict import Result
 
 SCHEMA = 1
 _PROGRAM = "bscheck"
@@ -150,8 +150,8 @@ def _validate_parts(path: Path, document: Mapping[str, Any]) -> None:
         if not isinstance(result, dict) or not {"check", "family", "param", "verdict"} <= result.keys():
             raise RecordError(f"record {path}: result {number} is incomplete; the file is damaged")
         try:
-            result_from_json(result)
-        except ValueError as error:
+            Result.from_json(result)
+        except RecordError as error:
             raise RecordError(f"record {path}: result {number}: {error}; the file is damaged") from None
     for number, issue in enumerate(document["known_issues"]):
         if not isinstance(issue, dict):

@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
+from bscheck.errors import RecordError
 from bscheck.results.curves import Curve, Exhibits, Table
 from bscheck.results.decode import decode
 
@@ -146,24 +147,26 @@ class Result:
                 reading.pop(key, None)
         return _plain({**document, **{key: found for key, found in exhibits.items() if found}})  # type: ignore[no-any-return]
 
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Return the result that `to_json` gave; what is missing takes its default, what is unknown is left aside.
 
-def result_from_json(document: Mapping[str, Any]) -> Result:
-    """Return the result that `Result.to_json` gave; what a record of another hand leaves out is as by default.
-
-    Raises
-    ------
-    ValueError
-        In one line, for a value that is not of its type.
-    """
-    worst_of = {"share": 0.0, **_table(document, "worst")}
-    failure = _table(document, "failure")
-    if failure:
-        reading = {"share": "inf", **_table(failure, "reading")}
-        failure = {"case": {}, "situation": "", **failure, "reading": reading}
-    exhibits = {key: document[key] for key in ("curves", "tables") if key in document}
-    whole = {**document, "worst": worst_of, "failure": failure or None, "exhibits": exhibits}
-    found: Result = decode(Result, {**whole, "held": document.get("held") or {}}, "result")
-    return found
+        Raises
+        ------
+        RecordError
+            In one line, for a value that is not of its type.
+        """
+        try:
+            worst_of = {"share": 0.0, **_table(document, "worst")}
+            failure = _table(document, "failure")
+            if failure:
+                reading = {"share": "inf", **_table(failure, "reading")}
+                failure = {"case": {}, "situation": "", **failure, "reading": reading}
+            exhibits = {key: document[key] for key in ("curves", "tables") if key in document}
+            parts = {"worst": worst_of, "failure": failure or None, "held": _table(document, "held")}
+            return decode(cls, {**document, **parts, "exhibits": exhibits}, "result")  # type: ignore[no-any-return]
+        except ValueError as error:
+            raise RecordError(str(error)) from None
 
 
 def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
