@@ -15,6 +15,7 @@ from bscheck.errors import EXIT_BAD_INPUT, BscheckError
 COMMANDS = (
     "list",
     "compare",
+    "report",
 )
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -24,7 +25,7 @@ exit codes:
   0    fine
   1    a promise is broken
   2    usage: an unknown command or option
-  3    coverage was lost (compare)
+  3    coverage was lost (compare, report)
   4    bad input: an unknown check, a file that cannot be used, no Keras
   130  interrupted
 

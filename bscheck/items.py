@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -130,16 +131,15 @@ def _absent_subject(issue: KnownIssue) -> str:
 def planned(selected: Iterable[pytest.Item], deselected: Iterable[pytest.Item]) -> dict[str, dict[str, Any]]:
     """Return what is to be run, by check, as JSON of `bscheck.results.coverage.Planned`."""
     from bscheck.checks import get_check
+    from bscheck.results.coverage import Planned
 
     chosen, left_out = _names_by_check(selected), _names_by_check(deselected)
-    return {
-        name: {
-            "promise": get_check(name).promise,
-            "collected": len(chosen.get(name, set()) | left_out.get(name, set())),
-            "selected": len(chosen.get(name, set())),
-        }
-        for name in {**chosen, **left_out}
-    }
+    found = {}
+    for name in {**chosen, **left_out}:
+        check, names = get_check(name), chosen.get(name, set())
+        collected = len(names | left_out.get(name, set()))
+        found[name] = asdict(Planned(check.promise, collected, len(names), check.exception))
+    return found
 
 
 def _names_by_check(items: Iterable[pytest.Item]) -> dict[str, set[str]]:

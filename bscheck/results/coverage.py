@@ -25,11 +25,14 @@ class Planned:
         Items, before any was deselected.
     selected : int
         Items left to run.
+    exception : str
+        For a contract exception: what Keras documents instead.
     """
 
     promise: str = ""
     collected: int = 0
     selected: int = 0
+    exception: str = ""
 
 
 @dataclass(frozen=True)

@@ -99,15 +99,15 @@ def _family(name: str, group: Results) -> str:
     return _row(name, cases, nearest(told), family_verdict(told))
 
 
-def nearest(told: Results) -> str:
-    """Return the largest share and the case it belongs to."""
+def nearest(told: Results, width: int = _COLUMNS[2] - 12) -> str:
+    """Return the largest share and the case it belongs to, cut to `width`."""
     ranked = [r for r in told if r["cases"]]
     if not ranked:
         return ""
     top = max(ranked, key=lambda r: _rank(share(r["worst"]["share"])))
     if top["family"] == "timing" and top["worst"]["seen"]:
         return str(top["worst"]["seen"])
-    where = shorten(top["worst_case"], _COLUMNS[2] - 12)
+    where = shorten(top["worst_case"], width)
     return f"{percent(share(top['worst']['share']))}{f' ({where})' if where else ''}"
 
 
