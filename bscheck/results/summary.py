@@ -96,18 +96,18 @@ def _reported(group: Results) -> list[str]:
 def _family(name: str, group: Results) -> str:
     told = asserted(group)
     cases = str(sum(result["cases"] for result in told))
-    return _row(name, cases, nearest(told), family_verdict(told))
+    return _row(name, cases, _nearest(told), family_verdict(told))
 
 
-def nearest(told: Results, width: int = _COLUMNS[2] - 12) -> str:
-    """Return the largest share and the case it belongs to, cut to `width`."""
+def _nearest(told: Results) -> str:
+    """Return the largest share and the case it belongs to."""
     ranked = [r for r in told if r["cases"]]
     if not ranked:
         return ""
     top = max(ranked, key=lambda r: _rank(share(r["worst"]["share"])))
     if top["family"] == "timing" and top["worst"]["seen"]:
         return str(top["worst"]["seen"])
-    where = shorten(top["worst_case"], width)
+    where = shorten(top["worst_case"], _COLUMNS[2] - 12)
     return f"{percent(share(top['worst']['share']))}{f' ({where})' if where else ''}"
 
 

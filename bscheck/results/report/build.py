@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -124,9 +125,19 @@ def _family_rows(told: Iterable[Told]) -> Iterable[FamilyRow]:
             len(asserted),
             sum(each.result.cases for each in asserted),
             _nearness(asserted) if family != TIMING else (),
-            summary.nearest(raw, width=120),
+            _nearest(asserted),
             summary.family_verdict(raw),
         )
+
+
+def _nearest(told: Sequence[Told]) -> str:
+    """Return the largest share and the case it belongs to; of timings, what was measured."""
+    top = max(told, key=_rank)
+    if not top.result.cases:
+        return ""
+    if top.result.family == TIMING:
+        return top.result.worst.seen
+    return f"{top.shown_share} ({top.result.worst_case})" if top.result.worst_case else top.shown_share
 
 
 def _nearness(told: Iterable[Told]) -> tuple[int, ...]:
@@ -142,6 +153,7 @@ def _failures(told: Iterable[Told], plan: Mapping[str, Planned]) -> tuple[Failur
     cards = []
     for number, each in enumerate(each for each in told if each.state == State.BROKEN):
         text = render(each.result, plan.get(each.result.check, Planned()).promise, each.environment)
+        text = textwrap.dedent(text.partition("\n")[2])  # its first line is the card's head
         seen = each.result.failure.reading.seen if each.result.failure else each.result.reason
         cards.append(FailureCard(f"{each.result.check}[{each.param}]", f"failure-{number + 1}", seen, text))
     return tuple(cards)
@@ -248,10 +260,8 @@ def _timing_pairs(told: Iterable[Told]) -> Curve | None:
 
 
 def _untimed(told: Sequence[Told]) -> str:
-    """Return why nothing was timed, "" where something was."""
+    """Return why nothing was timed, for where that is so."""
     timings = [each for each in told if each.result.family == TIMING]
-    if any(each.result.cases for each in timings):
-        return ""
     reasons = Counter(each.result.reason for each in timings if each.result.reason)
     return "; ".join(reason for reason, _ in reasons.most_common(3)) or "no timing check was run"
 

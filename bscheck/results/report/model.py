@@ -210,7 +210,7 @@ def share_in_words(share: float) -> str:
     if not math.isfinite(share):
         return "beyond any bound"
     if share > 1:
-        return f"{share:.3g} × the bound"
+        return f"{float(f'{share:.3g}'):.10g} × the bound" if share < 1e6 else f"{share:.3g} × the bound"
     return "> 99 %" if share > 0.995 else percent(share)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bscheck.errors import MissingEnvironmentError
 from bscheck.results.curves import TOPICS, Cell, Curve, Series, Table
-from bscheck.results.report.model import CheckRow, Report, State, clean
+from bscheck.results.report.model import CheckRow, Report, State, Told, clean
 from bscheck.results.report.pictures import picture, require_matplotlib
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 #: A sign for each state, so that nothing is told by colour alone.
 MARKS = {
@@ -24,14 +28,17 @@ MARKS = {
     State.SKIPPED: "–",
 }
 
-#: Where a bar ends that is beyond the bound, and where the axis does; in hundredths of the bound.
-_BEYOND, _AXIS = 122.0, 125.0
+#: Where a bar ends that is beyond the bound, in hundredths of it; the axis ends at 125.
+_BEYOND = 122.0
 
-#: What a topic without pictures says.
+#: Checks that stayed below this share of their bound are folded away: their bars cannot be seen.
+_FAR = 0.01
+
+#: What is said of a topic without pictures.
 _NOTHING = {
-    "memory": "These records hold no memory figures: on a CPU, TensorFlow and JAX count none.",
-    "loss": "These records hold no curves of losses.",
-    "noise": "These records hold no figures about gradient noise.",
+    "memory": "no figures: on a CPU, TensorFlow and JAX count no memory",
+    "loss": "no curves of losses",
+    "noise": "no figures about the gradients' noise",
 }
 _TOPIC_TITLES = {"time": "Time", "memory": "Memory", "loss": "Loss", "noise": "Noise"}
 
@@ -58,13 +65,23 @@ def as_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": count, "moment": moment, "duration": duration, "weblink": weblink, "cell": cell}
+    environment.filters |= {
+        "count": count,
+        "moment": moment,
+        "duration": duration,
+        "weblink": weblink,
+        "name": breakable,
+    }
     page: str = environment.get_template("page.html.jinja").render(
         report=report,
+        near=[row for row in report.checks if row.share >= _FAR or row.state == State.BROKEN],
+        far=[row for row in report.checks if row.share < _FAR and row.state != State.BROKEN],
+        reported=list(_by_check(report.reported)),
         marks=MARKS,
         states=State,
         bar=bar,
-        topics=list(_topics(report)),
+        topics=[(topic, _TOPIC_TITLES[topic], report.pictures[topic]) for topic in TOPICS if _is_there(report, topic)],
+        absent=[(_TOPIC_TITLES[topic], words) for topic, words in _absent(report)],
         picture=picture,
         alternative=alternative,
         figures=figures,
@@ -73,11 +90,29 @@ def as_html(report: Report) -> str:
     return page
 
 
-def _topics(report: Report) -> Iterator[tuple[str, str, Sequence[Any], str]]:
-    """Yield the topics' names, titles, pictures, and what is said where there are none."""
+def _is_there(report: Report, topic: str) -> bool:
+    return bool(report.pictures[topic] or (topic == "time" and report.timings))
+
+
+def _absent(report: Report) -> Iterator[tuple[str, str]]:
+    """Yield the topics of which nothing is shown, and why."""
     for topic in TOPICS:
-        nothing = f"Nothing was timed: {report.untimed}." if topic == "time" else _NOTHING[topic]
-        yield topic, _TOPIC_TITLES[topic], report.pictures[topic], "" if report.pictures[topic] else nothing
+        if not _is_there(report, topic):
+            yield topic, report.untimed if topic == "time" else _NOTHING[topic]
+
+
+def _by_check(told: Sequence[Told]) -> Iterator[tuple[str, list[Told]]]:
+    """Yield the checks' names with their results."""
+    ordered = sorted(told, key=lambda each: each.result.check)
+    for check, group in itertools.groupby(ordered, key=lambda each: each.result.check):
+        yield check, list(group)
+
+
+def breakable(name: str) -> Markup:
+    """Return a name that a line may end in, behind an underscore."""
+    from markupsafe import Markup, escape
+
+    return escape(clean(name)).replace("_", Markup("_<wbr>"))
 
 
 def bar(row: CheckRow) -> float:

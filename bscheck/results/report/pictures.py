@@ -7,6 +7,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bscheck.errors import MissingEnvironmentError
@@ -14,6 +15,7 @@ from bscheck.results.curves import Curve, Point, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 #: Colours that differ in lightness too, so that a grey print keeps them apart; after Okabe and Ito (2008).
 COLOURS = ("#0b3c5d", "#d55e00", "#009e73", "#9b4f8e", "#56b4e9", "#5a4300")
@@ -25,7 +27,9 @@ INK, PALE = "#1d2329", "#c9ced4"
 #: Beyond this an axis cannot be laid out in floating point.
 LARGEST = 1e100
 #: Points of a line beyond which markers would hide it.
-CROWDED = 40
+CROWDED = 25
+#: Batch sizes that are marked one by one.
+_SIZES = 20
 #: Text in a picture; the page has all of it.
 _LABEL = 48
 #: Inches.
@@ -65,6 +69,7 @@ def picture(curve: Curve) -> str:
     curve : Curve
         Points that are not finite, or not positive on a logarithmic axis, are gaps.
     """
+    curve = _with_names(curve)
     drawn = [(i, series, _gaps(series.points, curve)) for i, series in enumerate(curve.series)]
     if not any(math.isfinite(y) for _, _, points in drawn for _, y, _, _ in points):
         return ""
@@ -85,6 +90,18 @@ def picture(curve: Curve) -> str:
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue().encode()).decode("ascii")
+
+
+def _with_names(curve: Curve) -> Curve:
+    """Return a curve of bars with names for its x: a bar has no width that an axis could give it."""
+    if curve.ticks or all(series.kind != "bars" for series in curve.series):
+        return curve
+    places = {x: i for i, x in enumerate(sorted({p[0] for series in curve.series for p in series.points}))}
+    series = tuple(
+        replace(each, points=tuple((float(places[x]), y, low, high) for x, y, low, high in each.points))
+        for each in curve.series
+    )
+    return replace(curve, ticks=tuple(f"{x:g}" for x in places), series=series)
 
 
 def _gaps(points: Sequence[Point], curve: Curve) -> list[Point]:
@@ -115,24 +132,39 @@ def _axes(axes: Axes, curve: Curve) -> None:
         axes.set_ylabel(safe(curve.y_label))
         axes.set_xscale("log" if curve.log_x else "linear")
         axes.set_yscale("log" if curve.log_y else "linear")
+    value_axis = axes.xaxis if curve.ticks else axes.yaxis
+    if curve.log_y:
+        _plain_numbers(value_axis)
+    if curve.log_x and not curve.ticks:
+        _plain_numbers(axes.xaxis)
         _name_the_sizes(axes, curve)
     axes.grid(True, color=PALE, linewidth=0.5)
     axes.set_axisbelow(True)
 
 
+def _plain_numbers(axis: Axis) -> None:
+    """Write the numbers of a logarithmic axis as they are, at 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _name_the_sizes(axes: Axes, curve: Curve) -> None:
-    """Mark the batch sizes themselves on a logarithmic axis where they are few, as far as they leave room."""
-    sizes = sorted({x for series in curve.series for x, *_ in series.points if math.isfinite(x)})
-    if not curve.log_x or len(sizes) > 20 or not all(0 < x < 1e6 and x == int(x) for x in sizes):
+    """Mark the batch sizes themselves on a logarithmic axis where they are few; powers of two first, others in room."""
+    few = [series for series in curve.series if len(series.points) <= _SIZES]
+    sizes = {x for series in few for x, *_ in series.points if math.isfinite(x)}
+    if not 0 < len(sizes) <= _SIZES or not all(0 < x < 1e6 and x == int(x) for x in sizes):
         return
     from matplotlib.ticker import NullLocator
 
+    room = 0.055 * math.log(max(sizes) / min(sizes))
     named: list[float] = []
-    span = math.log(max(sizes) / min(sizes)) or 1.0
-    for x in sizes:
-        if not named or math.log(x / named[-1]) > 0.055 * span:
+    for x in sorted(sizes, key=lambda x: (int(x) & (int(x) - 1) != 0, x)):
+        if all(abs(math.log(x / other)) >= room for other in named):
             named.append(x)
-    axes.set_xticks(named, [f"{x:g}" for x in named])
+    axes.set_xticks(sorted(named), [f"{x:g}" for x in sorted(named)])
     axes.xaxis.set_minor_locator(NullLocator())
 
 
@@ -140,7 +172,7 @@ def _draw(axes: Axes, i: int, series: Series, points: list[Point], curve: Curve)
     """Draw one series in its own colour, marker and line."""
     x, y, low, high = (list(column) for column in zip(*points, strict=True))
     colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-    errors = [_length(y, low, -1), _length(y, high, 1)]
+    errors = _errors(y, low, high)
     label = safe(series.name)
     if series.kind == "bars":
         _bars(axes, i, label, x, y, errors, curve)
@@ -169,7 +201,7 @@ def _spread(x: list[float], i: int, of: int) -> list[float]:
 
 
 def _bars(
-    axes: Axes, i: int, label: str, x: list[float], y: list[float], errors: list[list[float]], curve: Curve
+    axes: Axes, i: int, label: str, x: list[float], y: list[float], errors: list[list[float]] | None, curve: Curve
 ) -> None:
     bars = [j for j, series in enumerate(curve.series) if series.kind == "bars"]
     place, of = bars.index(i), len(bars)
@@ -191,10 +223,11 @@ def _bars(
         axes.bar(at, y, width * 0.9, yerr=errors, **style)
 
 
-def _length(y: Sequence[float], ends: Sequence[float], sign: int) -> list[float]:
-    """Return how far the interval's ends are from the points; 0 where there is no end."""
-    lengths = [sign * (end - value) for value, end in zip(y, ends, strict=True)]
-    return [length if math.isfinite(length) and length > 0 else 0.0 for length in lengths]
+def _errors(y: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[list[float]] | None:
+    """Return how far the intervals' ends are from the points; None where no point has an interval."""
+    below = [max(value - end, 0.0) for value, end in zip(y, low, strict=True)]
+    above = [max(end - value, 0.0) for value, end in zip(y, high, strict=True)]
+    return [below, above] if any(map(math.isfinite, (*below, *above))) else None
 
 
 def _legend(figure: Any, axes: Axes, curve: Curve) -> None:
