@@ -11,6 +11,7 @@ from typing import Any
 
 from bscheck.errors import RecordError, one_line
 from bscheck.results.coverage import planned_from_json, shard_from_json
+from bscheck.results.decode import decode
 from bscheck.results.verdict import Result
 
 SCHEMA = 1
@@ -157,6 +158,7 @@ def _validate_parts(path: Path, document: Mapping[str, Any]) -> None:
         if not isinstance(issue, dict):
             raise RecordError(f"record {path}: known issue {number} is not a table; the file is damaged")
     try:
+        decode(Mapping[str, str], document["environment"], "environment")
         planned_from_json(document.get("checks", {}))
         shard_from_json(document.get("shard"))
     except ValueError as error:

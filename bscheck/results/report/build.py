@@ -85,10 +85,11 @@ def build(records: Sequence[tuple[str, Mapping[str, Any]]]) -> Report:
 def _told(run: Run, documents: Iterable[Mapping[str, Any]]) -> list[Told]:
     """Return the results in the order they ran, each with the environment of its own record."""
     environments = {id(raw): document["environment"] for document in documents for raw in document["results"]}
-    return [
-        Told(Result.from_json(raw), "-".join(value for _, value in param), raw, environments[id(raw)])
-        for (_, param), raw in run.results.items()
-    ]
+    told = []
+    for (_, param), raw in run.results.items():
+        result = Result.from_json(raw)  # what a record of another hand leaves out is there from here on
+        told.append(Told(result, "-".join(value for _, value in param), result.to_json(), environments[id(raw)]))
+    return told
 
 
 def _check_rows(told: Iterable[Told], plan: Mapping[str, Planned]) -> list[CheckRow]:
@@ -172,14 +173,7 @@ def _headline(
     if counts[State.INCONCLUSIVE]:
         reasons.append(f"{counts[State.INCONCLUSIVE]} inconclusive: measured, and nothing can be said")
     if failures:
-        stale = sum(each.state == State.BROKEN and each.result.family == PINNED for each in told)
-        checks = len(
-            {each.result.check for each in told if each.state == State.BROKEN and each.result.family != PINNED}
-        )
-        broken = f"{_count(len(failures) - stale, 'result')} of {_count(checks, 'check')}"
-        fixed = f"{_count(stale, 'known issue')} fixed here: delete the entry"
-        parts = [broken] * (len(failures) > stale) + [fixed] * (stale > 0)
-        return State.BROKEN, "Broken: " + ", ".join(parts), tuple(reasons)
+        return State.BROKEN, _broken_headline(told), tuple(reasons)
     if not told:
         return State.INCOMPLETE, "Incomplete: nothing was run", tuple(reasons)
     if run.interrupted or not covered.complete:

@@ -65,13 +65,8 @@ def as_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "count": count,
-        "moment": moment,
-        "duration": duration,
-        "weblink": weblink,
-        "name": breakable,
-    }
+    filters = {"count": count, "plural": plural, "moment": moment, "duration": duration, "weblink": weblink}
+    environment.filters |= {**filters, "name": breakable}
     page: str = environment.get_template("page.html.jinja").render(
         report=report,
         near=[row for row in report.checks if row.share >= _FAR or row.state == State.BROKEN],
@@ -125,6 +120,11 @@ def count(number: int) -> str:
     return f"{number:,}".replace(",", "\u202f")
 
 
+def plural(number: int, noun: str) -> str:
+    """Return a count of things."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def moment(iso: str) -> str:
     """Return a time of the record for reading."""
     return iso.replace("T", " ").replace("+00:00", " UTC")
@@ -140,11 +140,11 @@ def weblink(address: str) -> str:
     return address if address.startswith(("https://", "http://")) else ""
 
 
-def cell(value: Cell | None) -> str:
-    """Return a table's cell: text as it is, numbers to four digits."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else f"{value:.4g}"
+def cell(value: Cell) -> str:
+    """Return a table's cell: text as it is, whole numbers whole, others to four digits."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if abs(value) < 1e9 and value == int(value) else f"{value:.4g}"
 
 
 def alternative(curve: Curve) -> str:
