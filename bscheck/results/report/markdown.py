@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,7 +11,8 @@ from bscheck.results.summary import shorten
 
 #: Failures told in full, and known issues in a line each: a job summary holds a megabyte, its reader a screen.
 _FAILURES, _ISSUES, _TEXT = 20, 40, 6000
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$&])")
+#: What means something inside a line; no text of a record begins one.
+_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~$&])")
 
 
 def as_markdown(report: Report) -> Iterator[str]:
@@ -62,11 +64,12 @@ def _failures(report: Report) -> Iterator[str]:
     if report.failures:
         yield ""
     for failure in report.failures[:_FAILURES]:
-        yield from _folded(escaped(failure.name), block(shorten(failure.text, _TEXT)))
+        yield from _folded(failure.name, block(shorten(failure.text, _TEXT)))
 
 
 def _folded(head: str, lines: Iterable[str]) -> Iterator[str]:
-    yield f"<details><summary>{head}</summary>"
+    # A line of HTML, in which Markdown's own escapes would be seen.
+    yield f"<details><summary>{html.escape(' '.join(clean(head).split()))}</summary>"
     yield ""
     yield from lines
     yield ""
