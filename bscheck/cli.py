@@ -16,7 +16,12 @@ COMMANDS = (
     "list",
     "compare",
     "report",
+    "releases",
+    "bisect",
 )
+
+#: Commands that hand what comes after ``--`` on to pytest.
+HAND_ON = ("releases",)
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -25,7 +30,7 @@ exit codes:
   0    fine
   1    a promise is broken
   2    usage: an unknown command or option
-  3    coverage was lost (compare, report)
+  3    coverage was lost (compare, report); a release could not be run (releases, bisect)
   4    bad input: an unknown check, a file that cannot be used, no Keras
   130  interrupted
 
@@ -41,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         The command line; the process's own by default.
     """
-    given = _parser().parse_args(arguments)
+    mine, others = _split(sys.argv[1:] if arguments is None else list(arguments))
+    given = _parser().parse_args(mine, argparse.Namespace(rest=others))
     try:
         code = 0
         for line in given.lines(given):
@@ -60,6 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return _INTERRUPTED
+
+
+def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the command's own arguments, and those after ``--`` where it hands them on (argparse would mix them)."""
+    if "--" not in arguments or arguments[0] not in HAND_ON:
+        return arguments, ()
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -128,30 +128,13 @@ def _absent_subject(issue: KnownIssue) -> str:
     return "" if name in REFERENCE_SUBJECTS else name
 
 
-def planned(selected: Iterable[pytest.Item], deselected: Iterable[pytest.Item]) -> dict[str, dict[str, Any]]:
-    """Return what is to be run, by check, as JSON of `bscheck.results.coverage.Planned`."""
+def wordings(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return what is said of these checks, as JSON of `bscheck.results.coverage.Wording`."""
     from bscheck.checks import get_check
-    from bscheck.results.coverage import Planned
+    from bscheck.results.coverage import Wording
 
-    chosen, left_out = _names_by_check(selected), _names_by_check(deselected)
-    found = {}
-    for name in {**chosen, **left_out}:
-        check, names = get_check(name), chosen.get(name, set())
-        collected = len(names | left_out.get(name, set()))
-        found[name] = asdict(Planned(check.promise, collected, len(names), check.exception))
-    return found
-
-
-def _names_by_check(items: Iterable[pytest.Item]) -> dict[str, set[str]]:
-    """Return the items' names by check, without those that will be skipped because their subject is not here."""
-    from bscheck.results.coverage import item_name
-
-    names: dict[str, set[str]] = {}
-    for item in items:
-        marker = item.get_closest_marker(MARKER)
-        if marker is not None and not (isinstance(item, KnownIssueItem) and _absent_subject(item.issue)):
-            names.setdefault(str(marker.kwargs.get("check", "")), set()).add(item_name(item.nodeid))
-    return names
+    checks = map(get_check, dict.fromkeys(names))
+    return {check.name: asdict(Wording(check.promise, check.exception)) for check in checks}
 
 
 def new_context(param: Param, options: Mapping[str, str]) -> Context:

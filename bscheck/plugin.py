@@ -7,10 +7,11 @@ imported, and nothing is printed: this plugin is loaded into every pytest run of
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import signal
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bscheck.errors import EXIT_BAD_INPUT, BscheckError
-from bscheck.items import CURRENT_ITEM, MARKER, RESULTS, SESSION, KnownIssueItem, PromiseItem, marker_of, planned
+from bscheck.items import CURRENT_ITEM, MARKER, RESULTS, SESSION, KnownIssueItem, PromiseItem, marker_of, wordings
 
 if TYPE_CHECKING:
     from bscheck.checks.run import RunSettings
@@ -99,7 +100,6 @@ class Session:
     environment: Mapping[str, str] = field(default_factory=dict)
     known_issues: tuple[KnownIssue, ...] = ()
     results: list[dict[str, Any]] = field(default_factory=list)
-    deselected: list[pytest.Item] = field(default_factory=list)
     checks: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     sent: bool = False
     stop: str = ""
@@ -107,6 +107,8 @@ class Session:
     written: str = ""
     old_handler: Any = None
     collector: tuple[int, int, int] | None = None
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
 
     @property
     def is_worker(self) -> bool:
@@ -192,8 +194,18 @@ class Session:
         if self.stop:
             self._exit(self.stop)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, object, object]:
+        """See what there is before anybody deselects, and the environment and the checks asked for after that."""
+        collected = [(item.nodeid, _check_name(item)) for item in items if _is_ours(item)]
+        outcome = yield
+        self._choose(items)
+        chosen = self.read_options().check if collected and not self.stop else ()
+        kept = [nodeid for nodeid, check in collected if not chosen or check in chosen]
+        self.selection = _selection(kept, sum(map(_is_ours, items)), self.config)
+        return outcome
+
+    def _choose(self, items: list[pytest.Item]) -> None:
         """Look at the environment for a team's own tests too, and keep only the checks asked for."""
         try:
             if any(map(_is_ours, items)):
@@ -205,14 +217,10 @@ class Session:
         except BscheckError as error:
             self._exit(str(error))
 
-    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        """Remember what is left out, by whomever: the record says what was to be run."""
-        self.deselected += filter(_is_ours, items)
-
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Count what is to be run."""
+        """Note what bscheck says of the checks that are to be run: the record's reader may have another release."""
         if self.environment:
-            self.checks = planned(filter(_is_ours, session.items), self.deselected)
+            self.checks = wordings(map(_check_name, filter(_is_ours, session.items)))
 
     def _command_line(self, name: str) -> Any:
         return self.config.getoption(f"bscheck_{name}")
@@ -275,9 +283,10 @@ class Session:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Let the results travel with the report, from an xdist worker too."""
         report = yield
-        if call.when == "call" and item.stash.get(RESULTS, None):
-            report.bscheck = item.stash[RESULTS]  # type: ignore[attr-defined]
+        if call.when == "call" and _is_ours(item):
+            report.bscheck = item.stash.get(RESULTS, [])  # type: ignore[attr-defined]
             report.bscheck_environment = dict(self.environment)  # type: ignore[attr-defined]
+            report.bscheck_selection = dict(self.selection)  # type: ignore[attr-defined]
             if self.is_worker and not self.sent:
                 self.sent = True
                 report.bscheck_checks = self.checks  # type: ignore[attr-defined]
@@ -289,6 +298,9 @@ class Session:
         if texts and not self.environment:
             self.environment = getattr(report, "bscheck_environment", {})
         self.checks = getattr(report, "bscheck_checks", self.checks)
+        self.selection = self.selection or getattr(report, "bscheck_selection", {})
+        if hasattr(report, "bscheck") and not texts and report.skipped:
+            self.skipped.append(report.nodeid)
         self.results += [{**json.loads(text), "nodeid": report.nodeid} for text in texts]
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -326,8 +338,8 @@ class Session:
             interrupted=interrupted,
             results=self.results,
             known_issues=[_issue_json(issue) for issue in issues],
+            selection={**self.selection, "skipped": sorted(self.skipped)} if self.selection else None,
             checks=self.checks,
-            shard=_shard(self.config),
         )
         self.written = f"record: {options.record} ({len(self.results)} results)"
 
@@ -376,6 +388,14 @@ def _is_ours(item: pytest.Item) -> bool:
 def _check_name(item: pytest.Item) -> str:
     marker = item.get_closest_marker(MARKER)
     return str(marker.kwargs.get("check", "")) if marker else ""
+
+
+def _selection(collected: Iterable[str], selected: int, config: pytest.Config) -> dict[str, Any]:
+    """Return what was collected as the record has it: shards of one run have the same digest."""
+    ids = sorted(set(collected))
+    digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+    shard = {"shard": _shard(config)} if _shard(config) else {}
+    return {"collected": len(ids), "digest": digest, "selected": selected, **shard} if ids else {}
 
 
 def _shard(config: pytest.Config) -> list[int] | None:

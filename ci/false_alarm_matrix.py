@@ -4,30 +4,30 @@
     python ci/false_alarm_matrix.py --runs 3 --family accumulation [--setting onednn_off ...]
 
 The current Keras is sound but for its known issues, so that whatever is red here is a false alarm (or a defect that
-is not recorded yet). Every run has a seed of its own. Environments are made and kept as in
-``verify_known_releases.py``. Exit code 0: all green; 1: a run was red; 2: a run could not be made.
+is not recorded yet). Every run has a seed of its own. Environments are made and kept as ``bscheck releases`` does, and
+finished runs with them. Exit code 0: all green; 1: a run was red; 3: a run could not be made.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from verify_known_releases import CURRENT, ROOT, Release, environment
+from verify_known_releases import CURRENT, ROOT
+
+from bscheck.commands.releases import tell
+from bscheck.errors import BscheckError
+from bscheck.releases.cache import default_cache, made
+from bscheck.releases.combination import Combination
+from bscheck.releases.engine import Session, Settings
+from bscheck.releases.processes import ended_by_sigterm
 
 TENSORFLOW = ("2.16.2", "2.17.1", "2.18.1", "2.19.1", "2.20.0", "2.21.0")
-FAMILIES = {
-    "accumulation": "test_accumulation",
-    "independence": "test_independence",
-    "tiny batches": "test_tiny_batches",
-}
+FAMILIES = ("accumulation", "independence", "tiny batches")
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,26 @@ class Outcome:
     broken: tuple[str, ...]
 
 
-def run(setting: Setting, families: list[str], seed: int, cache: Path) -> Outcome:
-    """Run the families once, in a fresh process."""
-    release = Release(CURRENT, tensorflow_release=setting.tensorflow)
-    python = environment(release, cache)
-    record = cache / f"matrix-{setting.name}-{seed}.json"
-    record.unlink(missing_ok=True)
-    modules = [str(ROOT / "bscheck" / "gate" / f"{FAMILIES[family]}.py") for family in families]
-    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *modules, "--bscheck-timing", "off"]
-    command += ["--bscheck-seed", str(seed), "--bscheck-record", str(record)]
-    variables = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2", **setting.variables}
-    with record.with_suffix(".log").open("w") as log:
-        code = subprocess.run(command, cwd=cache, env=variables, stdout=log, stderr=subprocess.STDOUT).returncode
-    if code not in (0, 1):
-        raise RuntimeError(f"the gate ended with exit code {code}; see {log.name}")
-    results = json.loads(record.read_text())["results"]
+def run(setting: Setting, families: list[str], seed: int, out: Path, cache: Path) -> Outcome:
+    """Run the families once, in a fresh process.
+
+    Raises
+    ------
+    BscheckError
+        When they cannot be.
+    """
+    chosen = " or ".join(f"bscheck_{family.replace(' ', '_')}" for family in families)
+    settings = Settings(
+        out=made(out / setting.name / str(seed)),
+        cache=cache,
+        arguments=("--bscheck-timing", "off", "--bscheck-seed", str(seed), "-m", chosen),
+        variables=tuple(setting.variables.items()),
+    )
+    combination = Combination(f"keras=={CURRENT}", "tensorflow", setting.tensorflow)
+    [outcome] = Session(settings, tell).run_all([combination])
+    if outcome.record is None:
+        raise BscheckError(outcome.words)
+    results = [r for r in outcome.record["results"] if r["family"] in families]
     sound = [r for r in results if r["verdict"] != "failed" and isinstance(r["worst"]["share"], float)]
     nearest = max(sound, key=lambda r: r["worst"]["share"])
     broken = tuple(f"{r['check']}[{'-'.join(r['param'].values())}]" for r in results if r["verdict"] == "failed")
@@ -83,13 +88,13 @@ def run(setting: Setting, families: list[str], seed: int, cache: Path) -> Outcom
 def main() -> int:
     """Run the matrix and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "releases", help="where environments are kept")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="where environments are kept")
+    parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "matrix", help="where records are kept")
     parser.add_argument("--runs", type=int, default=3, help="fresh runs of each setting")
-    parser.add_argument("--family", action="append", choices=list(FAMILIES))
+    parser.add_argument("--family", action="append", choices=FAMILIES)
     parser.add_argument("--setting", action="append", choices=[s.name for s in SETTINGS])
     options = parser.parse_args()
-    cache = options.cache.resolve()
-    cache.mkdir(parents=True, exist_ok=True)
+    cache, out = made(options.cache), made(options.out)
     worst = 0
     print(f"{'setting':18} {'seed':>5} {'cases':>6} {'seconds':>8} {'nearest':>8}  red")
     for setting in SETTINGS:
@@ -98,10 +103,10 @@ def main() -> int:
         for seed in range(1001, 1001 + options.runs):
             start = time.monotonic()
             try:
-                seen = run(setting, options.family or list(FAMILIES), seed, cache)
-            except (subprocess.CalledProcessError, RuntimeError, OSError) as error:
-                print(f"{setting.name:18} {seed:5d} could not be run: {error}", flush=True)
-                worst = max(worst, 2)
+                seen = run(setting, options.family or list(FAMILIES), seed, out, cache)
+            except BscheckError as error:
+                print(f"{setting.name:18} {seed:5d} {error}", flush=True)
+                worst = max(worst, 3)
                 continue
             red = ", ".join(seen.broken) or "none"
             took = time.monotonic() - start
@@ -111,4 +116,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ended_by_sigterm():
+        sys.exit(main())

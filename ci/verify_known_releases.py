@@ -1,34 +1,36 @@
 #!/usr/bin/env python3
 """Show that the gate tells known defects from their fixes: run it on the releases around each one, print the table.
 
-Each release gets an environment of its own below ``--cache`` (made with uv where it is installed, else with venv and
-pip), which is kept for the next run; the gate's records stay there too. On a release that has a defect the check that
-owns the promise must be red for the parameters named in ``DEFECTS``, on the release that fixed it the same parameters
-must be green, and what is open today must be held as a known issue on the current release. Exit code 0: every release
-did so; 1: one did not; 2: a release could not be installed or run.
+Each release gets an environment of its own, as ``bscheck releases`` makes them; environments and finished records are
+kept, so that the same command goes on where it stopped. On a release that has a defect the check that owns the promise
+must be red for the parameters named in ``DEFECTS``, on the release that fixed it the same parameters must be green, and
+what is open today must be held as a known issue on the current release. Exit code 0: every release did so; 1: one did
+not; 3: a release could not be installed or run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bscheck.commands.releases import tell  # noqa: E402
+from bscheck.errors import BscheckError  # noqa: E402
+from bscheck.releases.cache import default_cache, made  # noqa: E402
+from bscheck.releases.combination import Combination  # noqa: E402
+from bscheck.releases.engine import Session, Settings  # noqa: E402
+from bscheck.releases.processes import ended_by_sigterm  # noqa: E402
 
 CURRENT = "3.15.1"
 NIGHTLY = "nightly"
 
-#: A TensorFlow that works with each Keras: the first of these whose release is not older.
-TENSORFLOW = (("3.1.99", "2.16.2"), ("3.8.99", "2.17.1"), ("3.13.99", "2.19.1"))
-NEWEST_TENSORFLOW = "2.21.0"
+#: A JAX that works with the older Keras; TensorFlow is the newest that does.
 JAX = "0.4.38"
 
 
@@ -38,27 +40,11 @@ class Release:
 
     keras: str
     backend: str = "tensorflow"
-    tensorflow_release: str = ""
 
-    @property
-    def name(self) -> str:
-        """What environment, record and log are called."""
-        return "-".join(filter(None, ("keras", self.keras, self.backend, self.tensorflow_release)))
-
-    def requirements(self) -> list[str]:
-        """Return what is installed beside bscheck."""
+    def combination(self) -> Combination:
+        """Return what is installed."""
         keras = "keras-nightly" if self.keras == NIGHTLY else f"keras=={self.keras}"
-        if self.backend == "jax":
-            return [keras, f"jax=={JAX}"]
-        return [keras, f"tensorflow-cpu=={self.tensorflow()}"]
-
-    def tensorflow(self) -> str:
-        """Return the TensorFlow that is installed with it."""
-        if self.tensorflow_release:
-            return self.tensorflow_release
-        if self.keras == NIGHTLY:
-            return NEWEST_TENSORFLOW
-        return next((tf for last, tf in TENSORFLOW if _parts(self.keras) <= _parts(last)), NEWEST_TENSORFLOW)
+        return Combination(keras, self.backend, JAX if self.backend == "jax" else "")
 
 
 @dataclass(frozen=True)
@@ -158,55 +144,24 @@ EXCEPTIONS = (
 DEFECTS = FIXED + OPEN + EXCEPTIONS
 
 
-def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
+def run_gate(release: Release, checks: Iterable[str], settings: Settings) -> list[Mapping[str, object]]:
+    """Run the checks on the release and return the record's results.
+
+    Raises
+    ------
+    BscheckError
+        When the release cannot be installed, imported or run.
+    """
+    [outcome] = Session(settings_of(settings, checks), tell).run_all([release.combination()])
+    if outcome.record is None:
+        raise BscheckError(outcome.words)
+    return list(outcome.record["results"])
 
 
-def environment(release: Release, cache: Path) -> Path:
-    """Return the Python of the release's environment, made when it is not there yet."""
-    home = cache / release.name
-    python = home / "bin" / "python"
-    if (home / "complete").exists():
-        return python
-    shutil.rmtree(home, ignore_errors=True)
-    print(f"making {home.name} …", flush=True)
-    if shutil.which("uv"):
-        subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(home)], check=True)
-        installing = ["uv", "pip", "install", "--quiet", "--python", str(python)]
-    else:
-        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-        installing = [str(python), "-m", "pip", "install", "--quiet"]
-    nightly = release.keras == NIGHTLY
-    subprocess.run([*installing, *release.requirements()[nightly:], "-e", str(ROOT)], check=True)
-    if nightly:
-        # keras-nightly has keras's import name: whichever is installed last is imported.
-        subprocess.run(
-            [*installing, "--prerelease=allow" if "uv" in installing[0] else "--pre", "keras-nightly"], check=True
-        )
-    (home / "complete").touch()
-    return python
-
-
-def run_gate(release: Release, checks: Iterable[str], cache: Path) -> list[dict[str, object]]:
-    """Run the checks on the release and return the record's results."""
-    python = environment(release, cache)
-    record = cache / f"{release.name}.json"
-    record.unlink(missing_ok=True)
-    command = [str(python), "-m", "pytest", "--pyargs", "bscheck.gate", "-q", "-p", "no:cacheprovider"]
-    command += ["--bscheck-record", str(record), "--bscheck-timing", "off"]
-    command += [part for check in sorted(checks) for part in ("--bscheck-check", check)]
-    settings = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": "",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "KERAS_BACKEND": release.backend,
-    }
-    with (cache / f"{release.name}.log").open("w") as log:
-        code = subprocess.run(command, cwd=cache, env=settings, stdout=log, stderr=subprocess.STDOUT).returncode
-    if code not in (0, 1):
-        raise RuntimeError(f"the gate ended with exit code {code}; see {log.name}")
-    results: list[dict[str, object]] = json.loads(record.read_text())["results"]
-    return results
+def settings_of(settings: Settings, checks: Iterable[str]) -> Settings:
+    """Return the settings of a run of these checks, without timings."""
+    chosen = [part for check in sorted(checks) for part in ("--bscheck-check", check)]
+    return replace(settings, arguments=("--bscheck-timing", "off", *chosen))
 
 
 def verdicts_of(defect: Defect, results: Iterable[Mapping[str, object]]) -> list[str]:
@@ -241,11 +196,13 @@ def plan(defects: Iterable[Defect]) -> dict[Release, list[tuple[Defect, str]]]:
 def main() -> int:
     """Run every release and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "releases", help="where environments are kept")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="where environments are kept")
+    parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "known", help="where records are kept")
+    parser.add_argument("--again", action="store_true", help="run what is finished once more")
     parser.add_argument("--keras", action="append", help="only this release (repeatable)")
     parser.add_argument("--check", action="append", help="only defects of this check (repeatable)")
     options = parser.parse_args()
-    options.cache.mkdir(parents=True, exist_ok=True)
+    settings = Settings(made(options.out), made(options.cache), again=options.again)
     worst = 0
     print(f"{'keras':8} {'backend':10} {'defect':46} {'expected':9} seen")
     chosen = [d for d in DEFECTS if not options.check or d.check in options.check]
@@ -253,10 +210,10 @@ def main() -> int:
         if options.keras and release.keras not in options.keras:
             continue
         try:
-            results = run_gate(release, {defect.check for defect, _ in wanted}, options.cache.resolve())
-        except (subprocess.CalledProcessError, RuntimeError, OSError) as error:
-            print(f"{release.keras:8} {release.backend:10} could not be run: {error}")
-            worst = max(worst, 2)
+            results = run_gate(release, {defect.check for defect, _ in wanted}, settings)
+        except BscheckError as error:
+            print(f"{release.keras:8} {release.backend:10} {error}", flush=True)
+            worst = max(worst, 3)
             continue
         for defect, expected in wanted:
             verdicts = verdicts_of(defect, results)
@@ -270,4 +227,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ended_by_sigterm():
+        sys.exit(main())

@@ -71,6 +71,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="session")
+def fake_checks() -> str:
+    """Return source text that registers cheap checks, for what runs in a process or an environment of its own."""
+    return FAKE_CHECKS
+
+
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
     """Return a project whose conftest registers fake checks, and whose gate promises them."""

@@ -28,14 +28,19 @@ class Change(StrEnum):
     REGRESSION = "regression"
     LOST = "coverage lost"
     FIXED = "fixed"
+    NOT_RUN = "not run on both"
     DRIFT = "drift"
     TIMING = "timing"
+    NO_CLAIM = "no claim"
     NEW = "new"
     SAME = "same"
 
 
 #: The family of the pinned cases of known issues: one that passes fails the run, which is how a fix is told.
 _PINNED = "known issues"
+
+#: What a record's name ends in, in a folder of them.
+_ENDS = (".json", ".json.gz", ".json.xz")
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -54,15 +59,17 @@ class Run:
         Known issues that were in force: which cases they hold is a matter of what was drawn.
     interrupted : bool
         Whether any record was cut short.
-    missing : tuple of str
-        What was to be run and is in none of the records, in words.
+    missing, collected : int
+        Items that no record has a result of, and all that were collected: what a missing shard would have run, or what
+        was deselected. 0 where the records do not say.
     """
 
     environment: Mapping[str, str]
     results: Mapping[Key, Mapping[str, Any]]
     known: frozenset[str]
     interrupted: bool
-    missing: tuple[str, ...] = ()
+    missing: int = 0
+    collected: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ def record_files(path: Path) -> list[Path]:
     RecordError
         For a folder that holds none.
     """
-    found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    found = sorted(p for end in _ENDS for p in path.glob(f"*{end}")) if path.is_dir() else [path]
     if not found:
         raise RecordError(f"{path}: holds no record (*.json)")
     return found
@@ -150,9 +157,19 @@ def merged(records: Sequence[Mapping[str, Any]]) -> Run:
     environment = {
         name: " and ".join(sorted({str(r["environment"].get(name, "none")) for r in records})) for name in sorted(names)
     }
+    environment |= _called(records)
     known = frozenset(str(entry.get("id")) for r in records for entry in r["known_issues"] if isinstance(entry, dict))
-    missing = tuple(coverage(records).told())
-    return Run(environment, results, known, any(r["interrupted"] for r in records), missing)
+    covered = coverage(records)
+    interrupted = any(r["interrupted"] for r in records)
+    return Run(environment, results, known, interrupted, covered.missing, covered.collected)
+
+
+def _called(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what else must be the same for one thing alone to have changed: bscheck itself, the profile, the seed."""
+    told = {"bscheck": {str(r["version"]) for r in records}}
+    for name in ("profile", "seed"):
+        told[name] = {str(r["options"][name]) for r in records if name in r["options"]}
+    return {name: " and ".join(sorted(values)) for name, values in told.items() if values}
 
 
 def _rank(result: Mapping[str, Any]) -> int:
@@ -166,10 +183,23 @@ def compare_runs(old: Run, new: Run) -> Comparison:
     for key in [*old.results, *(k for k in new.results if k not in old.results)]:
         change, words = _judged(old.results.get(key), new.results.get(key), old, new)
         rows.append(Row(change, _name(key), words))
-    rows += [Row(Change.LOST, words, "of the new run") for words in new.missing]
+    rows += _not_run(old, new)
     order = list(Change)
     told = sorted((row for row in rows if row.change != Change.SAME), key=lambda row: order.index(row.change))
     return Comparison(tuple(told), sum(row.change == Change.SAME for row in rows), _differences(old, new))
+
+
+def _not_run(old: Run, new: Run) -> Iterable[Row]:
+    """Yield what neither the rows of single checks nor the old run account for."""
+    rest = new.missing - sum(key not in new.results for key in old.results)
+    both = min(rest, old.missing)
+    if both > 0:
+        yield Row(Change.NOT_RUN, f"{both} of {new.collected} collected", "deselected, or in a shard that is not here")
+    if rest > max(both, 0):
+        why = "the new run was interrupted" if new.interrupted else "a shard is missing, or they were deselected"
+        yield Row(
+            Change.LOST, f"{rest - max(both, 0)} of {new.collected} collected", f"in no record of the new run: {why}"
+        )
 
 
 def _name(key: Key) -> str:
@@ -211,9 +241,8 @@ def _timing(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, str
     if a is None or b is None:
         return Change.SAME, ""
     apart = a[2] < b[1] or b[2] < a[1]
-    claim = "" if apart else ": no claim"
-    words = "{:.2f} [{:.2f}, {:.2f}]".format(*a) + " -> " + "{:.2f} [{:.2f}, {:.2f}]".format(*b) + claim
-    return (Change.TIMING, words) if apart else (Change.SAME, words)
+    words = "{:.2f} [{:.2f}, {:.2f}]".format(*a) + " -> " + "{:.2f} [{:.2f}, {:.2f}]".format(*b)
+    return (Change.TIMING, words) if apart else (Change.NO_CLAIM, f"{words}: the intervals meet")
 
 
 def _interval(result: Mapping[str, Any]) -> tuple[float, float, float] | None:

@@ -1,4 +1,4 @@
-"""What was to be run beside what gave a verdict, over one record or the several that make up a run."""
+"""What was collected beside what gave a verdict, over one record or the several that make up a run."""
 
 from __future__ import annotations
 
@@ -14,35 +14,40 @@ MOST_SHARDS = 10_000
 
 
 @dataclass(frozen=True)
-class Planned:
-    """What pytest collected of one check.
-
-    Attributes
-    ----------
-    promise : str
-        As the run said it.
-    collected : int
-        Items, before any was deselected.
-    selected : int
-        Items left to run.
-    exception : str
-        For a contract exception: what Keras documents instead.
-    """
+class Wording:
+    """What a run's bscheck said of a check: its promise, and what Keras documents where that is checked instead."""
 
     promise: str = ""
-    collected: int = 0
-    selected: int = 0
     exception: str = ""
 
 
 @dataclass(frozen=True)
-class Lost:
-    """Items of one check that were to be run and gave no verdict."""
+class Selection:
+    """What a run collected.
 
-    check: str
-    backend: str
-    count: int
-    of: int
+    Attributes
+    ----------
+    collected : int
+        Items, before any was deselected.
+    digest : str
+        Of their ids: alike in all shards of one run.
+    skipped : tuple of str
+        Ids of items that ended without a result.
+    selected : int or None
+        Items left to run; None in records that do not say.
+    shard : (int, int) or None
+        Which part of how many pytest-split made this run.
+    """
+
+    collected: int
+    digest: str
+    skipped: tuple[str, ...]
+    selected: int | None = None
+    shard: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1] <= MOST_SHARDS:
+            raise ValueError(f"'shard' is {self.shard[0]} of {self.shard[1]}")
 
 
 @dataclass(frozen=True)
@@ -52,115 +57,106 @@ class Coverage:
     Attributes
     ----------
     known : bool
-        Whether the records say what was to be run; those of older releases of bscheck do not.
-    expected : int
-        Items that were to give a verdict.
-    left_out : int
-        Items that were collected and deselected on purpose.
-    lost : tuple of Lost
-        What is missing, by check.
+        Whether all records say what was collected; those of schema 1 do not.
+    collected, missing : int
+        Items collected, and those of them that no record has: lost or left out.
+    expected, lost : int
+        Items that were to give a verdict, and those of them that no record has.
     shards : tuple of str
         Shards of which there is no record, in words.
     """
 
     known: bool = False
+    collected: int = 0
+    missing: int = 0
     expected: int = 0
-    left_out: int = 0
-    lost: tuple[Lost, ...] = ()
+    lost: int = 0
     shards: tuple[str, ...] = ()
 
     @property
+    def left_out(self) -> int:
+        """Items that were deselected on purpose."""
+        return self.collected - self.expected
+
+    @property
     def complete(self) -> bool:
-        """Whether nothing is known to be missing."""
+        """Whether nothing is known to be lost."""
         return not self.lost and not self.shards
 
     def told(self) -> Iterator[str]:
-        """Yield what is missing, in words."""
+        """Yield what is lost, in words."""
         yield from self.shards
         if self.lost:
-            count = sum(lost.count for lost in self.lost)
-            yield f"no verdict on {count} of {self.expected} that were to be run"
+            yield f"no verdict on {self.lost} of {self.expected} that were to be run"
 
 
-def planned_from_json(given: Any) -> dict[str, Planned]:
-    """Return what a record says was to be run, by check.
+def selection_of(record: Mapping[str, Any]) -> Selection | None:
+    """Return what a record says was collected, None where it says nothing.
 
     Raises
     ------
     ValueError
-        In one line, for anything else than what `dataclasses.asdict` gives.
+        In one line, where it says something else.
     """
-    found: dict[str, Planned] = decode(Mapping[str, Planned], given, "checks")
+    given = record.get("selection")
+    return decode(Selection, given, "selection") if given else None
+
+
+def wordings_of(record: Mapping[str, Any]) -> dict[str, Wording]:
+    """Return what a record says of the checks.
+
+    Raises
+    ------
+    ValueError
+        In one line, where it says something else.
+    """
+    found: dict[str, Wording] = decode(Mapping[str, Wording], record.get("checks", {}), "checks")
     return found
-
-
-def shard_from_json(given: Any) -> tuple[int, int] | None:
-    """Return which shard of how many a record is, or None.
-
-    Raises
-    ------
-    ValueError
-        In one line, for anything else than two integers, the first at most the second.
-    """
-    shard: tuple[int, int] | None = decode(tuple[int, int] | None, given, "shard")
-    if shard is not None and not 1 <= shard[0] <= shard[1] <= MOST_SHARDS:
-        raise ValueError(f"'shard' is {shard[0]} of {shard[1]}")
-    return shard
 
 
 def coverage(records: Sequence[Mapping[str, Any]]) -> Coverage:
     """Return how much of the run the records are, read together.
 
     One record is held to what it selected: leaving tests out is its user's choice. Several that hold different items
-    are parts of a whole, so they are held to all that was collected; runs of several backends each to its own.
+    are parts of a whole, so they are held to all that was collected. Runs that collected something else, as on another
+    backend, are wholes of their own.
 
     Parameters
     ----------
     records : sequence of mapping
         As `bscheck.results.record.read_record` returns them.
     """
-    by_backend: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[tuple[Selection, set[str]]]] = defaultdict(list)
+    silent = 0
     for record in records:
-        by_backend[str(record["environment"].get("backend", ""))].append(record)
-    parts = [_of_backend(backend if len(by_backend) > 1 else "", group) for backend, group in by_backend.items()]
+        selection = selection_of(record)
+        if selection is None:
+            silent += 1
+        else:
+            ran = {str(result["nodeid"]) for result in record["results"] if "nodeid" in result}
+            group = selection.digest, str(record["environment"].get("backend", ""))
+            groups[group].append((selection, ran.union(selection.skipped)))
+    backends = {backend for _, backend in groups}
+    wholes = [_whole(backend if len(backends) > 1 else "", parts) for (_, backend), parts in groups.items()]
     return Coverage(
-        all(part.known for part in parts) and bool(parts),
-        sum(part.expected for part in parts),
-        sum(part.left_out for part in parts),
-        tuple(lost for part in parts for lost in part.lost),
-        tuple(shard for part in parts for shard in part.shards),
+        not silent and bool(records),
+        sum(whole.collected for whole in wholes),
+        sum(whole.missing for whole in wholes),
+        sum(whole.expected for whole in wholes),
+        sum(whole.lost for whole in wholes),
+        tuple(shard for whole in wholes for shard in whole.shards),
     )
 
 
-def _of_backend(backend: str, records: Sequence[Mapping[str, Any]]) -> Coverage:
-    planned = [planned_from_json(record.get("checks", {})) for record in records]
-    ran = [_names(record["results"]) for record in records]
-    shards = [shard_from_json(record.get("shard")) for record in records]
-    whole = any(shards) or any(names != ran[0] for names in ran)
-    expected = left_out = 0
-    lost = []
-    for check in dict.fromkeys(name for plan in planned for name in plan):
-        collected = max(plan[check].collected for plan in planned if check in plan)
-        selected = collected if whole else max(plan[check].selected for plan in planned if check in plan)
-        done = len(set().union(*(names.get(check, set()) for names in ran)))
-        expected += selected
-        left_out += max(collected - selected, 0)
-        if done < selected:
-            lost.append(Lost(check, backend, selected - done, selected))
-    return Coverage(any(planned), expected, left_out, tuple(lost), tuple(_absent(shards, backend)))
-
-
-def _names(results: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
-    """Return the names of the items that gave a verdict, by check; two runs may have other folders before the name."""
-    names = defaultdict(set)
-    for result in results:
-        names[str(result["check"])].add(item_name(str(result.get("nodeid", ""))))
-    return names
-
-
-def item_name(nodeid: str) -> str:
-    """Return an item's name without the file it is in."""
-    return nodeid.rpartition("::")[2]
+def _whole(backend: str, parts: Sequence[tuple[Selection, set[str]]]) -> Coverage:
+    """Return how much is there of what these records collected alike."""
+    collected = max(selection.collected for selection, _ in parts)
+    done = len(set().union(*(ran for _, ran in parts)))
+    several = any(selection.shard for selection, _ in parts) or any(ran != parts[0][1] for _, ran in parts)
+    selected = [collected if selection.selected is None else selection.selected for selection, _ in parts]
+    expected = collected if several else max(selected)
+    shards = tuple(_absent((selection.shard for selection, _ in parts), backend))
+    return Coverage(True, collected, max(0, collected - done), expected, max(0, expected - done), shards)
 
 
 def _absent(shards: Iterable[tuple[int, int] | None], backend: str) -> Iterator[str]:

@@ -35,6 +35,7 @@ pytestmark = [
 STICKING_OUT = """[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') &&
   e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(e => e.outerHTML.slice(0, 200))"""
 #: Pictures that the browser could not read.
+ELEMENTS = "document.querySelectorAll('*').length"
 BLANK = "[...document.images].filter(i => !i.complete || i.naturalWidth < 100).map(i => i.alt)"
 LINKS_TO_NOWHERE = """[...document.querySelectorAll('a[href^="#"]')].map(a => a.getAttribute('href').slice(1))
   .filter(id => !document.getElementById(id))"""
@@ -56,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("pages")
     document = json.loads(write(place / "whole.json", *whole()).read_text())
     (place / "hostile.json").write_text(json.dumps(hostile(document)))
-    write(place / "empty.json", interrupted=True, checks={}, known_issues=[])
+    write(place / "empty.json", interrupted=True, selection={}, known_issues=[])
     many = [result(f"check_{i}_keeps_its_promise_on_all_of_these", share=i / 90) for i in range(89)]
     write(place / "many.json", *many)
     for record in place.glob("*.json"):

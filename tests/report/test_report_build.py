@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_samples import ENVIRONMENT, ISSUE, planned, result, whole, write
+from report_samples import ENVIRONMENT, ISSUE, result, selection, whole, write
 
 from bscheck.results.record import read_record
 from bscheck.results.report.build import build
@@ -26,10 +26,15 @@ def report(tmp_path: Path, *results: Any, **changes: Any) -> Report:
         ([result("timed", "inconclusive", family="timing"), result()], {}, State.HOLDS, "The promises hold"),
         ([], {}, State.INCOMPLETE, "Incomplete: nothing was run"),
         ([result()], {"interrupted": True}, State.INCOMPLETE, "Incomplete: nothing that ran is broken"),
-        ([result()], {"shard": [1, 2]}, State.INCOMPLETE, "Incomplete: nothing that ran is broken"),
         (
             [result()],
-            {"checks": planned([result()], a_promise=3)},
+            {"selection": selection(2, shard=[1, 2])},
+            State.INCOMPLETE,
+            "Incomplete: nothing that ran is broken",
+        ),
+        (
+            [result()],
+            {"selection": selection(4)},
             State.INCOMPLETE,
             "Incomplete: nothing that ran is broken",
         ),
@@ -54,9 +59,7 @@ def test_headline(tmp_path: Path, results: Any, changes: Any, state: State, head
 
 
 def test_what_must_be_said_at_once(tmp_path: Path) -> None:
-    plan = planned([result()], a_promise=3)
-    plan["a_promise"]["selected"] = 2
-    cut = report(tmp_path, result(), interrupted=True, checks=plan)
+    cut = report(tmp_path, result(), interrupted=True, selection=selection(4, selected=2))
     assert cut.reasons == (
         "the run was interrupted: results are missing",
         "no verdict on 1 of 2 that were to be run",
@@ -66,8 +69,8 @@ def test_what_must_be_said_at_once(tmp_path: Path) -> None:
 
 def test_a_missing_shard_is_not_green(tmp_path: Path) -> None:
     one, two = result(param={"subject": "dense"}), result(param={"subject": "lstm"})
-    plan = planned([one, two])
-    files = [write(tmp_path / f"{i}.json", each, checks=plan, shard=[i, 3]) for i, each in ((1, one), (2, two))]
+    shards = ((1, one), (2, two))
+    files = [write(tmp_path / f"{i}.json", each, selection=selection(2, shard=[i, 3])) for i, each in shards]
     found = build([(file.name, read_record(file)) for file in files])
     assert found.state == State.INCOMPLETE
     assert found.reasons == ("no record of shard 3 of 3",)

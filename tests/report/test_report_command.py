@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from report_samples import result, whole, write
+from report_samples import result, selection, whole, write
 
 from bscheck.cli import main
 
@@ -82,10 +82,9 @@ def test_a_missing_extra_is_one_line(
 
 def test_several_records_and_folders_are_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parts = [result(param={"subject": name}) for name in ("dense", "lstm", "gru")]
-    plan = {"a_promise": {"promise": "A promise", "collected": 3, "selected": 1, "exception": ""}}
     (tmp_path / "shards").mkdir()
     for i, part in enumerate(parts, 1):
-        write(tmp_path / "shards" / f"{i}.json", part, checks=plan, shard=[i, 3])
+        write(tmp_path / "shards" / f"{i}.json", part, selection=selection(3, selected=1, shard=[i, 3]))
     assert main(["report", "--markdown", "shards"]) == 0
     assert "3 results, 36 cases" in capsys.readouterr().out
     assert main(["report", "--markdown", "shards/1.json", "shards/3.json"]) == 3
@@ -161,7 +160,7 @@ def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 @pytest.mark.parametrize("markdown", [True, pytest.param(False, marks=NEEDS_EXTRA)], ids=["markdown", "html"])
 def test_no_record_is_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str], markdown: bool) -> None:
-    document = json.loads(write(tmp_path / "run.json", *whole(), shard=[1, 2]).read_text())
+    document = json.loads(write(tmp_path / "run.json", *whole(), selection=selection(20, shard=[1, 2])).read_text())
     if not markdown:  # pictures take their time; they have tests of their own
         for each in document["results"]:
             each.pop("curves", None)

@@ -24,7 +24,7 @@ HOSTILE = (
     "\x00\x1b[31m\u202e\ud800]]>--></style>"
 )
 #: Values that say what a string is, not something that is shown.
-KINDS = ("verdict", "kind", "topic", "program", "family", "nodeid")
+KINDS = ("verdict", "kind", "topic", "program", "family")
 KEYED_BY_NAME = ("checks", "held")
 
 
@@ -127,7 +127,7 @@ def test_names_of_files_are_text(tmp_path: Path) -> None:
 
 
 def test_an_empty_run_reads_well(tmp_path: Path) -> None:
-    found = Structure(page(tmp_path, checks={}, known_issues=[], environment={}, options={}))
+    found = Structure(page(tmp_path, checks={}, selection={}, known_issues=[], environment={}, options={}))
     for line in (
         "Incomplete: nothing was run",
         "unknown environment",

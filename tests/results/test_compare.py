@@ -85,6 +85,46 @@ def test_shards_read_together_are_the_whole_run():
     assert (found.rows, found.same, found.changed) == ((), 3, ())
 
 
+def collected(*names, of, skipped=(), **more):
+    made = record(*({**result(subject=name), "nodeid": f"t.py::a_promise[{name}]"} for name in names), **more)
+    made["selection"] = {"collected": len(of), "digest": " ".join(of), "skipped": list(skipped)}
+    return made
+
+
+WHOLE = ("dense", "lstm", "gru", "conv")
+
+
+def test_a_missing_shard_is_seen_without_an_older_run_to_tell_of_it():
+    shards = [collected("dense", "lstm", of=WHOLE), collected("gru", of=WHOLE, skipped=["t.py::a_promise[conv]"])]
+    assert (merged(shards).missing, merged(shards).collected) == (0, 4)
+    assert merged(shards[:1]).missing == 2
+    old = merged([record(result(subject="dense"), result(subject="lstm"))])
+    found = compare_runs(old, merged(shards[:1]))
+    assert [(row.change, row.name) for row in found.rows] == [(Change.LOST, "2 of 4 collected")]
+    assert found.rows[0].words == "in no record of the new run: a shard is missing, or they were deselected"
+    assert found.exit_code == 3
+    assert compare_runs(old, merged(shards)).exit_code == 0
+
+
+def test_what_is_deselected_in_both_runs_is_told_and_is_no_loss():
+    half = [collected("dense", "lstm", of=WHOLE)]
+    found = compare_runs(merged(half), merged(half))
+    assert [(row.change, row.name) for row in found.rows] == [(Change.NOT_RUN, "2 of 4 collected")]
+    assert found.exit_code == 0
+    assert "2 same" in headline(found)
+
+
+def test_a_loss_that_is_named_is_not_counted_twice():
+    whole = [collected(*WHOLE, of=WHOLE)]
+    found = compare_runs(merged(whole), merged([collected("dense", "lstm", "gru", of=WHOLE)]))
+    assert [(row.change, row.name) for row in found.rows] == [(Change.LOST, "a_promise[conv]")]
+
+
+def test_shards_of_two_backends_are_counted_apart():
+    tensorflow, jax = collected(*WHOLE, of=WHOLE), collected("dense", of=WHOLE, backend="jax")
+    assert (merged([tensorflow, jax]).missing, merged([tensorflow, jax]).collected) == (3, 8)
+
+
 def test_backends_read_together_are_kept_apart():
     run = merged([record(result()), record(result(verdict="failed"), backend="jax")])
     assert sorted(r["verdict"] for r in run.results.values()) == ["failed", "passed"]
@@ -95,6 +135,18 @@ def test_what_changed_is_named():
     assert headline(found) == "HOLD: 1 regression · 0 same · coverage complete · only keras 3.15.1 -> 3.16.0"
 
 
+def test_one_thing_alone_has_changed_only_where_suite_profile_and_seed_are_the_same():
+    old, new = record(result(), numpy="2.0.1"), record(result(), numpy="2.1.0")
+    assert compared(old, new).changed == ("numpy 2.0.1 -> 2.1.0",)
+    assert headline(compared(old, new)).endswith("only numpy 2.0.1 -> 2.1.0")
+    old, new = (r | {"options": {"profile": p, "seed": 0}} for r, p in ((old, "quick"), (new, "default")))
+    assert compared(old, new | {"version": "1"}).changed == (
+        "bscheck 0 -> 1",
+        "numpy 2.0.1 -> 2.1.0",
+        "profile quick -> default",
+    )
+
+
 def timed(ratio, low, high, verdict="passed"):
     made = result(family="timing", verdict=verdict)
     made["worst"]["figures"] = {"ratio": ratio, "low": low, "high": high}
@@ -102,7 +154,11 @@ def timed(ratio, low, high, verdict="passed"):
 
 
 def test_timings_make_no_claim_while_their_intervals_meet():
-    assert compared(record(timed(1.0, 0.98, 1.02)), record(timed(1.03, 1.01, 1.05))).rows == ()
+    meet = compared(record(timed(1.0, 0.98, 1.02)), record(timed(1.03, 1.01, 1.05)))
+    assert [(row.change, row.words) for row in meet.rows] == [
+        (Change.NO_CLAIM, "1.00 [0.98, 1.02] -> 1.03 [1.01, 1.05]: the intervals meet")
+    ]
+    assert meet.exit_code == 0
     apart = compared(record(timed(1.0, 0.98, 1.02)), record(timed(1.1, 1.05, 1.15)))
     assert [row.change for row in apart.rows] == [Change.TIMING]
     assert "no claim" not in apart.rows[0].words

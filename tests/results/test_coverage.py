@@ -6,21 +6,20 @@ from typing import Any
 
 import pytest
 
-from bscheck.results.compare import Change, compare_runs, headline, merged
 from bscheck.results.coverage import coverage
 
 
-def record(*models: str, collected: int = 4, selected: int | None = None, **more: Any) -> dict[str, Any]:
-    """Return a record of these models' results, of a run that collected and selected so many."""
+def record(*models: str, collected: int = 4, environment: Any = None, **selection: Any) -> dict[str, Any]:
+    """Return a record of these models' results, of a run that collected so many."""
     results = [
         {"check": "sums_agree", "family": "accumulation", "param": {"model": model}, "verdict": "passed",
          "nodeid": f"gate/test_gate.py::sums_agree[{model}]"}
         for model in models
     ]  # fmt: skip
-    counts = {"promise": "Sums agree", "collected": collected, "selected": collected if selected is None else selected}
     return {
-        "environment": {"backend": "tensorflow"}, "results": results, "known_issues": [], "interrupted": False,
-        "checks": {"sums_agree": counts}, **more,
+        "environment": environment or {"backend": "tensorflow"}, "results": results, "known_issues": [],
+        "interrupted": False, "version": "0", "options": {},
+        "selection": {"collected": collected, "digest": str(collected), "skipped": [], **selection},
     }  # fmt: skip
 
 
@@ -33,15 +32,19 @@ def test_a_whole_run_is_complete() -> None:
 
 
 def test_a_run_cut_short_misses_the_rest() -> None:
-    found = coverage([record("a", interrupted=True)])
+    found = coverage([record("a", selected=4)])
     assert list(found.told()) == ["no verdict on 3 of 4 that were to be run"]
-    assert [(lost.check, lost.count, lost.of) for lost in found.lost] == [("sums_agree", 3, 4)]
+    assert (found.expected, found.lost, found.missing) == (4, 3, 3)
+
+
+def test_what_was_skipped_is_not_lost() -> None:
+    assert coverage([record("a", "b", "c", skipped=["gate/test_gate.py::sums_agree[d]"])]).complete
 
 
 def test_what_one_run_leaves_out_on_purpose_is_counted_not_missed() -> None:
     found = coverage([record("a", selected=1)])
     assert found.complete
-    assert (found.expected, found.left_out) == (1, 3)
+    assert (found.expected, found.left_out, found.missing) == (1, 3, 3)
 
 
 def test_shards_read_together_are_whole() -> None:
@@ -77,30 +80,12 @@ def test_backends_are_whole_each_by_itself() -> None:
 
 
 def test_records_of_older_releases_say_nothing() -> None:
-    found = coverage([{**record("a"), "checks": {}}])
+    found = coverage([{**record("a"), "selection": {}}])
     assert not found.known
     assert found.complete
 
 
-def test_another_folder_is_the_same_test() -> None:
-    elsewhere = record("a", "b", "c", "d")
-    for result in elsewhere["results"]:
-        result["nodeid"] = "site-packages/bscheck/" + result["nodeid"]
-    assert coverage([record("a", "b", "c", "d"), elsewhere]).complete
-
-
-def test_compare_does_not_call_a_run_without_a_shard_complete() -> None:
-    old = record("a", "b", selected=2, shard=[1, 2])
-    found = compare_runs(merged([old]), merged([old]))
-    assert [(row.change, row.name) for row in found.rows] == [
-        (Change.LOST, "no record of shard 2 of 2"),
-        (Change.LOST, "no verdict on 2 of 4 that were to be run"),
-    ]
-    assert headline(found).startswith("INCOMPLETE: 2 coverage lost")
-    assert found.exit_code == 3
-
-
 @pytest.mark.parametrize("shard", [[1], [0, 2], [3, 2], ["1", "2"], [1, 10**9], "1/2", [True, 2]], ids=str)
 def test_a_shard_that_is_none_is_refused(shard: Any) -> None:
-    with pytest.raises(ValueError, match="'shard' "):
+    with pytest.raises(ValueError, match=r"'shard'|'selection'"):
         coverage([record("a", shard=shard)])

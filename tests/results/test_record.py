@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from bscheck.errors import RecordError
 from bscheck.results import record
-from bscheck.results.record import check_writable, read_record, write_record
+from bscheck.results.record import check_writable, read_bundle, read_record, write_bundle, write_record
 from bscheck.results.verdict import Reading, Result, Verdict
 
 RESULT = Result("parts_add_up", "accumulation", {"subject": "dense"}, Verdict.FAILED, worst=Reading(float("inf")))
@@ -34,7 +36,7 @@ def write(path: Path, **changes: Any) -> None:
 def test_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     write(tmp_path / "run.json")
     document = read_record(tmp_path / "run.json")
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["results"][0]["verdict"] == "failed"
     assert float(document["results"][0]["worst"]["share"]) == float("inf")
     assert document["interrupted"] is False
@@ -82,8 +84,9 @@ def test_folder_or_missing_folder_is_noticed_at_the_start(tmp_path: Path) -> Non
         ("[]", "is not a record of bscheck"),
         ('{"schema": 1, "results": []}', "is not a record of bscheck"),
         ('{"program": "pytest-benchmark", "schema": 1}', "is not a record of bscheck"),
-        ('{"program": "bscheck", "schema": 2}', "has schema 2; this bscheck reads schema 1"),
-        ('{"program": "bscheck"}', "has schema None; this bscheck reads schema 1"),
+        ('{"program": "bscheck", "schema": 3}', "has schema 3; this bscheck reads schema 1 and 2"),
+        ('{"program": "bscheck"}', "has schema None; this bscheck reads schema 1 and 2"),
+        ('{"program": "bscheck", "schema": true}', "has schema True; this bscheck reads schema 1 and 2"),
         ('{"program": "bscheck", "schema": 1}', "'version' is missing or not a str; the file is damaged"),
     ],
 )
@@ -116,3 +119,41 @@ def test_record_with_an_incomplete_result_is_damaged(tmp_path: Path) -> None:
     write(tmp_path / "run.json", results=[RESULT.to_json(), {"check": "parts_add_up"}])
     with pytest.raises(RecordError, match="result 1 is incomplete; the file is damaged"):
         read_record(tmp_path / "run.json")
+
+
+def test_record_of_schema_1_is_read_and_says_nothing_of_what_was_collected(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    write(path)
+    document = json.loads(path.read_text())
+    del document["selection"]
+    document["schema"] = 1
+    path.write_text(json.dumps(document))
+    assert read_record(path)["selection"] == {}
+
+
+@pytest.mark.parametrize(("suffix", "module"), [(".gz", gzip), (".xz", lzma)])
+def test_packed_record_is_read(tmp_path: Path, suffix: str, module: Any) -> None:
+    write(tmp_path / "run.json")
+    packed = tmp_path / f"run.json{suffix}"
+    packed.write_bytes(module.compress((tmp_path / "run.json").read_bytes()))
+    assert read_record(packed) == read_record(tmp_path / "run.json")
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(RecordError, match=rf"run\.json\{suffix}: cannot be unpacked: \w+Error"):
+        read_record(packed)
+    packed.write_bytes(b"no archive")
+    with pytest.raises(RecordError, match="cannot be unpacked"):
+        read_record(packed)
+
+
+def test_bundle_holds_records_by_name(tmp_path: Path) -> None:
+    records = {}
+    for name in ("keras-3.14.1", "keras-3.15.1"):
+        write(tmp_path / "run.json", environment={"keras": name[6:]})
+        records[name] = read_record(tmp_path / "run.json")
+    write_bundle(tmp_path / "all.jsonl.xz", records)
+    assert read_bundle(tmp_path / "all.jsonl.xz") == records
+    assert read_record(tmp_path / "all.jsonl.xz#keras-3.14.1")["environment"] == {"keras": "3.14.1"}
+    with pytest.raises(RecordError, match=r"unknown record 'keras-3.14.2'; did you mean 'keras-3.14.1'\?"):
+        read_record(tmp_path / "all.jsonl.xz#keras-3.14.2")
+    with pytest.raises(RecordError, match=r"holds several records; name one: all\.jsonl\.xz#keras-3\.14\.1"):
+        read_record(tmp_path / "all.jsonl.xz")

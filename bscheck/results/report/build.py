@@ -10,7 +10,7 @@ from typing import Any
 
 from bscheck.results import summary
 from bscheck.results.compare import Run, merged
-from bscheck.results.coverage import Coverage, Planned, coverage, planned_from_json
+from bscheck.results.coverage import Coverage, Wording, coverage, selection_of, wordings_of
 from bscheck.results.curves import TOPICS, Curve, Point, Series, Table, point
 from bscheck.results.failure import one_line_environment, render
 from bscheck.results.report.model import (
@@ -50,10 +50,9 @@ def build(records: Sequence[tuple[str, Mapping[str, Any]]]) -> Report:
     run, covered = merged(documents), coverage(documents)
     told = _told(run, documents)
     ordinary = [each for each in told if each.result.family != PINNED]
-    planned = [planned_from_json(document.get("checks", {})) for document in documents]
-    plan = {name: entry for each in planned for name, entry in each.items()}
-    rows = _check_rows(ordinary, plan)
-    failures = _failures(told, plan)
+    wordings = {name: each for document in documents for name, each in wordings_of(document).items()}
+    rows = _check_rows(ordinary, wordings)
+    failures = _failures(told, wordings)
     issues = _issues(documents, told)
     state, headline, reasons = _headline(run, covered, told, failures)
     return Report(
@@ -92,7 +91,7 @@ def _told(run: Run, documents: Iterable[Mapping[str, Any]]) -> list[Told]:
     return told
 
 
-def _check_rows(told: Iterable[Told], plan: Mapping[str, Planned]) -> list[CheckRow]:
+def _check_rows(told: Iterable[Told], wordings: Mapping[str, Wording]) -> list[CheckRow]:
     """Return the checks, the nearest to its bound first; what was not run last."""
     groups: dict[tuple[str, str], list[Told]] = defaultdict(list)
     for each in told:
@@ -102,8 +101,8 @@ def _check_rows(told: Iterable[Told], plan: Mapping[str, Planned]) -> list[Check
         members = tuple(sorted(group, key=_rank, reverse=True))
         state = min((each.state for each in group), key=list(State).index)
         share = members[0].share if members[0].result.cases else 0.0
-        entry = plan.get(name, Planned())
-        rows.append(CheckRow(name, entry.promise, entry.exception, family, state, share, members))
+        said = wordings.get(name, Wording())
+        rows.append(CheckRow(name, said.promise, said.exception, family, state, share, members))
     return sorted(rows, key=lambda row: (row.state == State.BROKEN, row.share), reverse=True)
 
 
@@ -150,10 +149,10 @@ def _nearness(told: Iterable[Told]) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _failures(told: Iterable[Told], plan: Mapping[str, Planned]) -> tuple[FailureCard, ...]:
+def _failures(told: Iterable[Told], wordings: Mapping[str, Wording]) -> tuple[FailureCard, ...]:
     cards = []
     for number, each in enumerate(each for each in told if each.state == State.BROKEN):
-        text = render(each.result, plan.get(each.result.check, Planned()).promise, each.environment)
+        text = render(each.result, wordings.get(each.result.check, Wording()).promise, each.environment)
         text = textwrap.dedent(text.partition("\n")[2])  # its first line is the card's head
         seen = each.result.failure.reading.seen if each.result.failure else each.result.reason
         cards.append(FailureCard(f"{each.result.check}[{each.param}]", f"failure-{number + 1}", seen, text))
@@ -313,7 +312,8 @@ def _skipped(told: Iterable[Told]) -> Iterable[Skipped]:
 
 
 def _source(name: str, document: Mapping[str, Any]) -> Source:
-    shard = document.get("shard")
+    selection = selection_of(document)
+    shard = selection.shard if selection else None
     given = {key: value for key, value in document["options"].items() if value not in ([], False)}
     options = ", ".join(f"{key} {_option(value)}" for key, value in given.items())
     return Source(

@@ -50,7 +50,7 @@ def write(path: Path, text: str) -> None:
         When the file cannot be written; an older one is left as it was.
     """
     try:
-        replace_file(path, text + "\n")
+        replace_file(path, f"{text}\n".encode())
     except OSError as error:
         raise BscheckError(f"--output {path}: cannot be written: {error.strerror or one_line(error)}") from None
 

@@ -1,0 +1,110 @@
+"""A run split over processes and read together is the whole run, verdict for verdict; a missing shard is seen."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bscheck.cli import main
+from bscheck.results.compare import compare_runs, read_run
+from bscheck.results.record import read_record
+
+#: One promise that breaks, and one that is asked of five parameters.
+MORE = """
+os.environ["PLANTED"] = "decay"
+
+@check(family="timing", case=SumCase, cases=drawn, params=lambda: [Param.of(n=str(n)) for n in range(5)],
+       applies=lambda context: "it is four" if context.param.get("n") == "4" else None, per_subject=False)
+def more_sums_agree(context, case):
+    '''They do.'''
+    return Reading(0.1 * (1 + int(context.param.get("n"))))
+"""
+
+
+@pytest.fixture
+def whole(project: pytest.Pytester, extend: Callable[[str], None]) -> pytest.Pytester:
+    """Return a project of eight items, with a record of them all in ``whole.json``."""
+    extend(MORE)
+    path = project.path / "test_gate.py"
+    path.write_text(path.read_text() + "\nmore = promise('more_sums_agree')\n")
+    assert run(project, "whole.json").ret == 1
+    assert len(read_record(project.path / "whole.json")["results"]) == 8
+    return project
+
+
+def run(project: pytest.Pytester, record: str, *arguments: str) -> pytest.RunResult:
+    """Run the gate with a record."""
+    given = ["-p", "no:cacheprovider", "--bscheck-timing", "gate", "--bscheck-record", record, *arguments]
+    return project.runpytest_subprocess(*given)
+
+
+def verdicts(*paths: Path) -> dict[str, tuple[object, ...]]:
+    """Return what the records say of each item."""
+    told = {}
+    for path in paths:
+        for result in read_record(path)["results"]:
+            told[result["nodeid"]] = tuple(result[key] for key in ("verdict", "cases", "worst", "failure", "reason"))
+    return told
+
+
+def assert_whole(project: pytest.Pytester, shards: list[str]) -> None:
+    """Assert that the shards are the whole, and that each is needed."""
+    paths = [project.path / name for name in shards]
+    full = project.path / "whole.json"
+    assert verdicts(*paths) == verdicts(full)
+    together = read_run(",".join(map(str, paths)))
+    assert (together.missing, together.collected) == (0, 8)
+    compared = compare_runs(read_run(str(full)), together)
+    assert (compared.rows, compared.same, compared.exit_code) == ((), 8, 0)
+    for left_out in paths:
+        rest = ",".join(str(path) for path in paths if path != left_out)
+        lost = len(read_record(left_out)["results"])
+        assert read_run(rest).missing == lost > 0
+        assert compare_runs(read_run(str(full)), read_run(rest)).exit_code == 3
+
+
+def test_run_split_in_four_by_pytest_split_is_the_whole_run(whole: pytest.Pytester) -> None:
+    if importlib.util.find_spec("pytest_split") is None:
+        pytest.skip("pytest-split is not installed (pip install 'bscheck[test]')")
+    shards = [f"shard{n}.json" for n in range(1, 5)]
+    for n, name in enumerate(shards, 1):
+        run(whole, name, "--splits", "4", "--group", str(n))
+    assert_whole(whole, shards)
+
+
+def test_run_split_by_family_and_by_name_is_the_whole_run(whole: pytest.Pytester) -> None:
+    run(whole, "one.json", "-m", "bscheck_timing", "-n", "2")  # workers collect, the controller records
+    run(whole, "two.json", "-m", "bscheck_accumulation", "-k", "dense or odd")
+    run(whole, "three.json", "-k", "lstm")
+    selections = [read_record(whole.path / f"{name}.json")["selection"] for name in ("whole", "one", "two")]
+    assert selections[0] == selections[1] == selections[2]
+    assert verdicts(whole.path / "two.json").keys() | verdicts(whole.path / "three.json").keys() == {
+        f"test_gate.py::sums_agree[{name}]" for name in ("dense", "lstm", "odd")
+    }
+    together = read_run(",".join(str(whole.path / f"{name}.json") for name in ("one", "two", "three")))
+    assert (together.missing, together.collected) == (0, 8)
+
+
+def test_lost_shard_is_told_by_the_command(whole: pytest.Pytester, capsys: pytest.CaptureFixture[str]) -> None:
+    run(whole, "half.json", "-m", "bscheck_timing")
+    old, new = whole.path / "half.json", whole.path / "half.json"
+    assert main(["compare", str(whole.path / "whole.json"), str(new)]) == 3
+    assert "INCOMPLETE: 3 coverage lost" in capsys.readouterr().out
+    assert main(["compare", str(old), str(new)]) == 0
+    assert "not run on both" in capsys.readouterr().out.lower()
+
+
+def test_checks_that_were_not_asked_for_are_not_missing(whole: pytest.Pytester) -> None:
+    run(whole, "one.json", "--bscheck-check", "more_sums_agree")
+    assert json.loads((whole.path / "one.json").read_text())["selection"]["collected"] == 5
+    assert read_run(str(whole.path / "one.json")).missing == 0
+
+
+def test_interrupted_run_misses_what_it_did_not_come_to(whole: pytest.Pytester) -> None:
+    run(whole, "cut.json", "-x")
+    record = read_record(whole.path / "cut.json")
+    assert read_run(str(whole.path / "cut.json")).missing == 8 - len(record["results"]) > 0
