@@ -15,6 +15,7 @@ from bscheck.errors import EXIT_BAD_INPUT, BscheckError
 COMMANDS = (
     "list",
     "compare",
+    "report",
     "releases",
     "bisect",
 )
@@ -29,7 +30,7 @@ exit codes:
   0    fine
   1    a promise is broken
   2    usage: an unknown command or option
-  3    coverage was lost (compare); a release could not be run (releases, bisect)
+  3    coverage was lost (compare, report); a release could not be run (releases, bisect)
   4    bad input: an unknown check, a file that cannot be used, no Keras
   130  interrupted
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -125,6 +126,15 @@ def _absent_subject(issue: KnownIssue) -> str:
     from bscheck.reference_subjects import REFERENCE_SUBJECTS
 
     return "" if name in REFERENCE_SUBJECTS else name
+
+
+def wordings(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return what is said of these checks, as JSON of `bscheck.results.coverage.Wording`."""
+    from bscheck.checks import get_check
+    from bscheck.results.coverage import Wording
+
+    checks = map(get_check, dict.fromkeys(names))
+    return {check.name: asdict(Wording(check.promise, check.exception)) for check in checks}
 
 
 def new_context(param: Param, options: Mapping[str, str]) -> Context:

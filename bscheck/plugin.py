@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bscheck.errors import EXIT_BAD_INPUT, BscheckError
-from bscheck.items import CURRENT_ITEM, MARKER, RESULTS, SESSION, KnownIssueItem, PromiseItem, marker_of
+from bscheck.items import CURRENT_ITEM, MARKER, RESULTS, SESSION, KnownIssueItem, PromiseItem, marker_of, wordings
 
 if TYPE_CHECKING:
     from bscheck.checks.run import RunSettings
@@ -100,6 +100,8 @@ class Session:
     environment: Mapping[str, str] = field(default_factory=dict)
     known_issues: tuple[KnownIssue, ...] = ()
     results: list[dict[str, Any]] = field(default_factory=list)
+    checks: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    sent: bool = False
     stop: str = ""
     told: bool = False
     written: str = ""
@@ -199,7 +201,8 @@ class Session:
         outcome = yield
         self._choose(items)
         chosen = self.read_options().check if collected and not self.stop else ()
-        self.selection = _selection(nodeid for nodeid, check in collected if not chosen or check in chosen)
+        kept = [nodeid for nodeid, check in collected if not chosen or check in chosen]
+        self.selection = _selection(kept, sum(map(_is_ours, items)), self.config)
         return outcome
 
     def _choose(self, items: list[pytest.Item]) -> None:
@@ -213,6 +216,11 @@ class Session:
                 self._keep(items, chosen)
         except BscheckError as error:
             self._exit(str(error))
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note what bscheck says of the checks that are to be run: the record's reader may have another release."""
+        if self.environment:
+            self.checks = wordings(map(_check_name, filter(_is_ours, session.items)))
 
     def _command_line(self, name: str) -> Any:
         return self.config.getoption(f"bscheck_{name}")
@@ -279,6 +287,9 @@ class Session:
             report.bscheck = item.stash.get(RESULTS, [])  # type: ignore[attr-defined]
             report.bscheck_environment = dict(self.environment)  # type: ignore[attr-defined]
             report.bscheck_selection = dict(self.selection)  # type: ignore[attr-defined]
+            if self.is_worker and not self.sent:
+                self.sent = True
+                report.bscheck_checks = self.checks  # type: ignore[attr-defined]
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -286,6 +297,7 @@ class Session:
         texts: list[str] = getattr(report, "bscheck", [])
         if texts and not self.environment:
             self.environment = getattr(report, "bscheck_environment", {})
+        self.checks = getattr(report, "bscheck_checks", self.checks)
         self.selection = self.selection or getattr(report, "bscheck_selection", {})
         if hasattr(report, "bscheck") and not texts and report.skipped:
             self.skipped.append(report.nodeid)
@@ -327,6 +339,7 @@ class Session:
             results=self.results,
             known_issues=[_issue_json(issue) for issue in issues],
             selection={**self.selection, "skipped": sorted(self.skipped)} if self.selection else None,
+            checks=self.checks,
         )
         self.written = f"record: {options.record} ({len(self.results)} results)"
 
@@ -377,11 +390,18 @@ def _check_name(item: pytest.Item) -> str:
     return str(marker.kwargs.get("check", "")) if marker else ""
 
 
-def _selection(nodeids: Iterable[str]) -> dict[str, Any]:
+def _selection(collected: Iterable[str], selected: int, config: pytest.Config) -> dict[str, Any]:
     """Return what was collected as the record has it: shards of one run have the same digest."""
-    ids = sorted(set(nodeids))
+    ids = sorted(set(collected))
     digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
-    return {"collected": len(ids), "digest": digest} if ids else {}
+    shard = {"shard": _shard(config)} if _shard(config) else {}
+    return {"collected": len(ids), "digest": digest, "selected": selected, **shard} if ids else {}
+
+
+def _shard(config: pytest.Config) -> list[int] | None:
+    """Return which group of how many this run is, as pytest-split was told."""
+    group, splits = (config.getoption(name, None) for name in ("group", "splits"))
+    return [group, splits] if type(group) is int and type(splits) is int else None
 
 
 def _refuse_unknown(names: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bscheck.errors import RecordError
+from bscheck.results.coverage import coverage
 from bscheck.results.record import read_record
 
 #: A share of the bound that grew by this factor, to at least this much, is told: it is inside still.
@@ -122,14 +123,21 @@ def read_run(given: str) -> Run:
     RecordError
         When one cannot be read, or a folder holds none.
     """
-    paths: list[Path] = []
-    for part in given.split(","):
-        path = Path(part)
-        found = sorted(p for end in _ENDS for p in path.glob(f"*{end}")) if path.is_dir() else [path]
-        if not found:
-            raise RecordError(f"{path}: holds no record (*.json)")
-        paths += found
-    return merged([read_record(path) for path in paths])
+    return merged([read_record(path) for part in given.split(",") for path in record_files(Path(part))])
+
+
+def record_files(path: Path) -> list[Path]:
+    """Return the records that a file or a folder of them is.
+
+    Raises
+    ------
+    RecordError
+        For a folder that holds none.
+    """
+    found = sorted(p for end in _ENDS for p in path.glob(f"*{end}")) if path.is_dir() else [path]
+    if not found:
+        raise RecordError(f"{path}: holds no record (*.json)")
+    return found
 
 
 def merged(records: Sequence[Mapping[str, Any]]) -> Run:
@@ -151,7 +159,9 @@ def merged(records: Sequence[Mapping[str, Any]]) -> Run:
     }
     environment |= _called(records)
     known = frozenset(str(entry.get("id")) for r in records for entry in r["known_issues"] if isinstance(entry, dict))
-    return Run(environment, results, known, any(r["interrupted"] for r in records), *_coverage(records))
+    covered = coverage(records)
+    interrupted = any(r["interrupted"] for r in records)
+    return Run(environment, results, known, interrupted, covered.missing, covered.collected)
 
 
 def _called(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -160,23 +170,6 @@ def _called(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for name in ("profile", "seed"):
         told[name] = {str(r["options"][name]) for r in records if name in r["options"]}
     return {name: " and ".join(sorted(values)) for name, values in told.items() if values}
-
-
-def _coverage(records: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
-    """Return how many collected items no record has, and how many were collected.
-
-    Shards collect the same items before each takes its part, so that their digests agree.
-    """
-    collected: dict[tuple[str, str], int] = {}
-    ran: dict[tuple[str, str], set[str]] = {}
-    for record in records:
-        selection = record.get("selection") or {}
-        if selection:
-            group = str(selection.get("digest")), str(record["environment"].get("backend"))
-            collected[group] = int(selection["collected"])
-            nodes = {str(r["nodeid"]) for r in record["results"] if "nodeid" in r}
-            ran.setdefault(group, set()).update(nodes, map(str, selection["skipped"]))
-    return sum(max(0, n - len(ran[group])) for group, n in collected.items()), sum(collected.values())
 
 
 def _rank(result: Mapping[str, Any]) -> int:

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bscheck.errors import RecordError, one_line, unknown
+from bscheck.results.coverage import selection_of, wordings_of
+from bscheck.results.decode import decode
+from bscheck.results.verdict import Result
 
 #: Written; 2 added what was collected, so that a reader of shards sees that one is missing. 1 is read still.
 SCHEMA = 2
@@ -49,6 +52,7 @@ def write_record(
     results: Sequence[Mapping[str, Any]],
     known_issues: Sequence[Mapping[str, Any]],
     selection: Mapping[str, Any] | None = None,
+    checks: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write a record, all of it or none: a reader never sees half a file.
 
@@ -65,8 +69,9 @@ def write_record(
     results, known_issues : sequence of mapping
         `Result.to_json` of each check, and the entries that were in force.
     selection : mapping, optional
-        What was collected before anything was deselected: ``collected``, the number of items; ``digest``, of their ids,
-        alike in all shards of one run; ``skipped``, the ids of items that ended without a result.
+        What was collected: `bscheck.results.coverage.Selection` as JSON.
+    checks : mapping, optional
+        What is said of the checks: `bscheck.results.coverage.Wording` as JSON, by name.
 
     Raises
     ------
@@ -87,15 +92,16 @@ def write_record(
         "results": list(results),
         "known_issues": list(known_issues),
         "selection": dict(selection or {}),
+        "checks": dict(checks or {}),
     }
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
-        _replace(path, text.encode())
+        replace_file(path, text.encode())
     except OSError as error:
         raise RecordError(f"record {path}: cannot be written: {error.strerror or one_line(error)}") from None
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write beside the file, make sure it is on the disk, then rename over it."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -157,7 +163,7 @@ def write_bundle(path: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
     )
     content = lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9 | lzma.PRESET_EXTREME)
     try:
-        _replace(path, content)
+        replace_file(path, content)
     except OSError as error:
         raise RecordError(f"record {path}: cannot be written: {error.strerror or one_line(error)}") from None
 
@@ -214,13 +220,25 @@ def checked(text: str, path: Path | str) -> dict[str, Any]:
         if type(document.get(key)) is not kind:
             wanted = f"{key!r} is missing or not a {kind.__name__}"
             raise RecordError(f"record {path}: {wanted}; the file is damaged")
+    _validate_parts(path, document)
+    return document
+
+
+def _validate_parts(path: Path | str, document: Mapping[str, Any]) -> None:
+    """Raise a `RecordError` for the first entry that no run has written."""
     for number, result in enumerate(document["results"]):
         if not isinstance(result, dict) or not {"check", "family", "param", "verdict"} <= result.keys():
             raise RecordError(f"record {path}: result {number} is incomplete; the file is damaged")
-        for key in ("param", "held", "worst", "failure"):
-            if not isinstance(result.get(key) or {}, dict):
-                raise RecordError(f"record {path}: {key!r} of result {number} is not a table; the file is damaged")
-    selection = document["selection"]
-    if selection and not (type(selection.get("collected")) is int and isinstance(selection.get("skipped"), list)):
-        raise RecordError(f"record {path}: 'selection' is incomplete; the file is damaged")
-    return document
+        try:
+            Result.from_json(result)
+        except RecordError as error:
+            raise RecordError(f"record {path}: result {number}: {error}; the file is damaged") from None
+    for number, issue in enumerate(document["known_issues"]):
+        if not isinstance(issue, dict):
+            raise RecordError(f"record {path}: known issue {number} is not a table; the file is damaged")
+    try:
+        decode(Mapping[str, str], document["environment"], "environment")
+        selection_of(document)
+        wordings_of(document)
+    except ValueError as error:
+        raise RecordError(f"record {path}: {error}; the file is damaged") from None

@@ -51,7 +51,7 @@ def summary(results: Results, families: Iterable[str] = ()) -> list[str]:
     pinned = by_family.pop(PINNED, [])
     lines = [_row("promise family", "cases", "worst share of the bound", "verdict")]
     for name, group in by_family.items():
-        if _asserted(group):
+        if asserted(group):
             lines += [_family(name, group), *_reported(group)]
     lines += _known_issues(pinned, results)
     lines += _exceptions(results)
@@ -80,25 +80,26 @@ def _row(*cells: str) -> str:
     return f"{family:<{left}} {cases:>{number}}   {share_of_bound:<{middle}} {verdict}".rstrip()
 
 
-def _asserted(group: Results) -> list[Mapping[str, Any]]:
+def asserted(group: Results) -> list[Mapping[str, Any]]:
+    """Return the results that say something of a promise: neither skipped nor documented otherwise."""
     return [r for r in group if r["verdict"] not in ("not applicable", "contract exception")]
 
 
 def _reported(group: Results) -> list[str]:
     """Return a line for each effect that was measured, not asserted, among promises that are asserted."""
-    told = [r for r in _asserted(group) if r["verdict"] == "reported" and r["reason"]]
-    if len(told) == len(_asserted(group)):
+    told = [r for r in asserted(group) if r["verdict"] == "reported" and r["reason"]]
+    if len(told) == len(asserted(group)):
         return []
     return [f"  reported: {r['check']}[{'-'.join(r['param'].values())}]: {r['reason']}" for r in told]
 
 
 def _family(name: str, group: Results) -> str:
-    told = _asserted(group)
+    told = asserted(group)
     cases = str(sum(result["cases"] for result in told))
-    return _row(name, cases, _worst(told), family_verdict(told))
+    return _row(name, cases, _nearest(told), family_verdict(told))
 
 
-def _worst(told: Results) -> str:
+def _nearest(told: Results) -> str:
     """Return the largest share and the case it belongs to."""
     ranked = [r for r in told if r["cases"]]
     if not ranked:
@@ -106,7 +107,7 @@ def _worst(told: Results) -> str:
     top = max(ranked, key=lambda r: _rank(share(r["worst"]["share"])))
     if top["family"] == "timing" and top["worst"]["seen"]:
         return str(top["worst"]["seen"])
-    where = _shorten(top["worst_case"], _COLUMNS[2] - 12)
+    where = shorten(top["worst_case"], _COLUMNS[2] - 12)
     return f"{percent(share(top['worst']['share']))}{f' ({where})' if where else ''}"
 
 
@@ -114,7 +115,8 @@ def _rank(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _shorten(text: str, width: int) -> str:
+def shorten(text: str, width: int) -> str:
+    """Return the text, cut with an ellipsis where it is too long."""
     return text if len(text) <= width else text[: width - 1].rstrip(" ,") + "…"
 
 
@@ -143,25 +145,36 @@ def _known_issues(pinned: Results, results: Results) -> list[str]:
     if stale:
         lines.append(_row("known issues", str(len(stale)), "pinned case passes: delete the entry", "FIXED"))
     lines += [f"  {result['reason']}" for result in ran if result["verdict"] == "reported"]
-    return lines + _held_shares([result for result in results if result["family"] != PINNED])
+    return lines + _held_shares(results)
 
 
 def _held_shares(results: Results) -> list[str]:
     """Return a line for each known issue: how many cases of the checks it touches it holds."""
+    return [
+        f"  {issue}: held {n} of {of} cases ({100 * n / of:.1f} %) of {', '.join(checks)}"
+        for issue, (n, of, checks) in sorted(held_cases(results).items())
+    ]
+
+
+def held_cases(results: Results) -> dict[str, tuple[int, int, tuple[str, ...]]]:
+    """Return, for each known issue, the cases it held, the cases of the checks it touched, and those checks.
+
+    The pinned cases of known issues are none of them.
+    """
+    ordinary = [result for result in results if result["family"] != PINNED]
     held: Counter[str] = Counter()
-    cases: Counter[str] = Counter()
     checks: dict[str, set[str]] = {}
-    for result in results:
+    for result in ordinary:
         for issue, count in result["held"].items():
             held[issue] += count
             checks.setdefault(issue, set()).add(result["check"])
-    for issue, names in checks.items():
-        cases[issue] = sum(result["cases"] for result in results if result["check"] in names)
-    return [
-        f"  {issue}: held {n} of {cases[issue]} cases ({100 * n / cases[issue]:.1f} %) "
-        f"of {', '.join(sorted(checks[issue]))}"
-        for issue, n in sorted(held.items())
-    ]
+    cases: Counter[str] = Counter()
+    for result in ordinary:
+        cases[result["check"]] += result["cases"]
+    return {
+        issue: (held[issue], sum(cases[name] for name in names), tuple(sorted(names)))
+        for issue, names in checks.items()
+    }
 
 
 def _exceptions(results: Results) -> list[str]:

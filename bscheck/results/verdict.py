@@ -7,7 +7,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
+
+from bscheck.errors import RecordError
+from bscheck.results.curves import Curve, Exhibits, Table
+from bscheck.results.decode import decode
 
 
 class Verdict(StrEnum):
@@ -44,6 +48,9 @@ class Reading:
         What can be said of the cause, for example ``gradients agree; their application does not``.
     figures : mapping
         Further measured figures for the record.
+    curves, tables : tuple
+        What was measured beyond one figure, for `bscheck report`; of all cases that held, put together by title
+        (`bscheck.results.curves.Exhibits.joined`).
     """
 
     share: float
@@ -52,6 +59,8 @@ class Reading:
     allowed: str = ""
     cause: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
+    curves: tuple[Curve, ...] = ()
+    tables: tuple[Table, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -109,6 +118,8 @@ class Result:
         That case in words.
     seconds : float
         Wall time of the check, setting up included.
+    exhibits : Exhibits
+        Curves and tables of all its cases.
     """
 
     check: str
@@ -122,10 +133,47 @@ class Result:
     worst_case: str = ""
     failure: Failure | None = None
     seconds: float = 0.0
+    exhibits: Exhibits = field(default_factory=Exhibits)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as a JSON object; infinities and NaN become strings."""
-        return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+        """Return the result as a JSON object; infinities and NaN become strings.
+
+        Curves and tables are there once, and only where there are any.
+        """
+        document = dataclasses.asdict(self)
+        exhibits = document.pop("exhibits")
+        for reading in (document["worst"], (document["failure"] or {}).get("reading", {})):
+            for key in exhibits:
+                reading.pop(key, None)
+        return _plain({**document, **{key: found for key, found in exhibits.items() if found}})  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Return the result that `to_json` gave; what is missing takes its default, what is unknown is left aside.
+
+        Raises
+        ------
+        RecordError
+            In one line, for a value that is not of its type.
+        """
+        try:
+            worst_of = {"share": 0.0, **_table(document, "worst")}
+            failure = _table(document, "failure")
+            if failure:
+                reading = {"share": "inf", **_table(failure, "reading")}
+                failure = {"case": {}, "situation": "", **failure, "reading": reading}
+            exhibits = {key: document[key] for key in ("curves", "tables") if key in document}
+            parts = {"worst": worst_of, "failure": failure or None, "held": _table(document, "held")}
+            return decode(cls, {**document, **parts, "exhibits": exhibits}, "result")  # type: ignore[no-any-return]
+        except ValueError as error:
+            raise RecordError(str(error)) from None
+
+
+def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = document.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{key!r} is not a table")
+    return found
 
 
 def _plain(value: Any) -> Any:
