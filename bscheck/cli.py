@@ -15,6 +15,7 @@ from bscheck.errors import EXIT_BAD_INPUT, BscheckError
 COMMANDS = (
     "list",
     "compare",
+    "advise",
 )
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it

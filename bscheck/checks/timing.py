@@ -75,10 +75,11 @@ def measured_from(samples: Samples) -> Measured:
     """Return the samples, the line through their powers of two, and whether time grows with work."""
     if samples.completed < 2:
         return Measured(samples, None, False)
-    kept = [i for i, size in enumerate(samples.sizes) if size & (size - 1) == 0]
-    seconds = [[instance[i] for i in kept] for instance in samples.by_size()]
-    cost = fixed_and_per_example_cost([samples.sizes[i] for i in kept], seconds)
-    largest, smallest = max(samples.sizes), min(samples.sizes)
+    sizes = [size for size in samples.sizes if isinstance(size, int)]
+    powers = [size for size in sizes if size & (size - 1) == 0]
+    seconds = [[instance[str(size)] for size in powers] for instance in samples.seconds]
+    cost = fixed_and_per_example_cost(powers, seconds)
+    largest, smallest = max(sizes), min(sizes)
     growth = compare(samples.paired(largest, smallest), f"{largest} against {smallest}")
     return Measured(samples, cost, growth.low > LEAST_GROWTH)
 

@@ -72,6 +72,17 @@ def write_record(
         "results": list(results),
         "known_issues": list(known_issues),
     }
+    write_json(path, document)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document, all of it or none.
+
+    Raises
+    ------
+    RecordError
+        When the file cannot be written.
+    """
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
         _replace(path, text)
