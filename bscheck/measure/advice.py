@@ -212,11 +212,11 @@ def neighbour(advice: Advice) -> Comparison | None:
     return compare(samples.paired(17, 16), "17 against 16", allowed_ratio=17 / 16)
 
 
-def unsteadiness(advice: Advice) -> float | None:
-    """Return by which share two identical batches differed, where that is more than a verdict allows."""
+def unsteadiness(advice: Advice) -> Estimate | None:
+    """Return the log ratio of two identical batches where it is not known to be within what a verdict allows."""
     samples = advice.samples
     if samples is None or samples.completed < 2:
         return None
     first = samples.sizes[0]
-    found = abs(estimate(samples.paired(first, first).canary).value)
-    return found if found > DELTA else None
+    found = estimate(samples.paired(first, first).canary)
+    return found if max(-found.low, found.high) > DELTA else None

@@ -17,7 +17,7 @@ _EQUALITY = "bscheck.checks.equality:share_of_the_bound"
 
 #: When each part must be over, as a share of the budget. What is left at the end is a reserve for the builds
 #: that overrun.
-FITTING, TIMING, PLANNING, NOISE, EQUALITY = 0.30, 0.55, 0.72, 0.86, 1.0
+FITTING, NOISE, TIMING, PLANNING, WEIGHING, EQUALITY = 0.3, 0.4, 0.65, 0.78, 0.88, 1.0
 
 INSTANCES, ROUNDS = 8, 20
 
@@ -55,9 +55,9 @@ class Advisor:
             yield from self._introduce()
             yield from self._fit()
             if self.advice.largest:
+                yield from self._noise()
                 yield from self._time()
                 yield from self._plan()
-                yield from self._noise()
                 yield from self._equality()
         finally:
             self._close()
@@ -112,7 +112,6 @@ class Advisor:
                 break
             advice.trials.append(trial)
             yield _fit_line(trial)
-        self._close()
 
     def _weigh(self, size: int, micro_batches: int = 1, until: float = FITTING + 0.1) -> Trial | None:
         """Return the trial, or None where it took too long."""
@@ -151,7 +150,7 @@ class Advisor:
             yield f"accumulation to {target}: instance {samples.completed} done"
         self._close()  # what the timed models have left behind must not be weighed
         for window in sorted(windows, key=lambda w: w.size):
-            trial = self._weigh(window.size, window.micro_batches, until=NOISE)
+            trial = self._weigh(window.size, window.micro_batches, until=WEIGHING)
             if trial is not None:
                 advice.windows.append(trial)
                 yield f"{window} accumulated: {memory.in_words(trial.memory) if trial.fits else trial.reason}"
@@ -165,7 +164,7 @@ class Advisor:
         try:
             answers = self._fresh().follow(
                 f"{_TRIALS}:time_loads",
-                seconds=max(left, self._left(NOISE)),
+                seconds=left + 0.1 * self.seconds,
                 subject=self.advice.subject,
                 loads=plain,
                 budget=left,

@@ -60,7 +60,8 @@ def noise_scale(small: Sequence[float], large: Sequence[float], b: int, B: int) 
 
     def inverse(kept: np.ndarray) -> float:
         # G / S, not S / G: it is the signal that may vanish in the noise.
-        s, g = variance_and_signal(*kept.mean(axis=1), b, B)
+        small_mean, large_mean = kept.mean(axis=1)
+        s, g = variance_and_signal(float(small_mean), float(large_mean), b, B)
         return float(g / s) if s > 0 else np.inf
 
     value = inverse(pairs)

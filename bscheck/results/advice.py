@@ -63,7 +63,7 @@ def _row(*cells: str) -> str:
 
 def _remarks(advice: Advice, size: int, times: Mapping[int, Estimate]) -> Iterator[str]:
     odd = neighbour(advice) if size == 17 else None
-    if odd is not None:
+    if odd is not None and _known(odd):
         yield f"{_percent(odd, 16 / 17)} per example against 16"
     if size == sweet_spot(times):
         yield "sweet spot"
@@ -73,7 +73,9 @@ def _remarks(advice: Advice, size: int, times: Mapping[int, Estimate]) -> Iterat
 
 def _time_cell(time: Estimate) -> str:
     unit, scale = _unit(time.value)
-    low, high = max(time.low, 0.0) * scale, time.high * scale
+    if time.low <= 0:
+        return f"about {time.value * scale:.3g} {unit}"
+    low, high = time.low * scale, time.high * scale
     return f"{time.value * scale:.3g} {unit} [{low:.3g}, {high:.3g}]"
 
 
@@ -121,23 +123,34 @@ def _sweet_spot(advice: Advice) -> Iterator[str]:
     yield f"sweet spot: {size}, the smallest batch within {_share(NEAR_BEST)} of the best time per example"
     unsteady = unsteadiness(advice)
     if unsteady is not None:
-        yield f"unsteady machine: two identical batches differed by {_share(unsteady)}, so smaller differences say nothing"
+        low, high = (100 * math.expm1(min(v, 5.0)) for v in (unsteady.low, unsteady.high))
+        yield (
+            f"unsteady machine: two identical batches differed by {100 * math.expm1(unsteady.value):+.0f} % "
+            f"[{low:.0f}, {high:.0f}], so differences of that size say nothing"
+        )
 
 
 def _plan_line(plan: PlanOutcome) -> str:
     window = plan.window
     parts = []
-    if plan.time is not None:
+    if plan.time is not None and _known(plan.time):
         change = 100 * (plan.time.ratio - 1)
         interval = f"[{100 * (plan.time.low - 1):.0f}, {100 * (plan.time.high - 1):.0f}]"
-        more = "more" if change >= 0 else "less"
-        parts.append(f"costs {abs(change):.0f} % {more} time {interval} than {plan.against}")
+        parts.append(
+            f"takes {abs(change):.0f} % {'more' if change >= 0 else 'less'} time {interval} than {plan.against}"
+        )
+    elif plan.time is not None:
+        parts.append("its time is not known: too few instances, or too unsteady ones")
     if plan.saved is not None:
         guess = "" if plan.measured else " (extrapolated: that does not fit)"
-        verb = "saves" if plan.saved >= 0 else "takes another"
-        parts.append(f"{verb} {_share(abs(plan.saved))} memory{guess}")
+        parts.append(f"{'saves' if plan.saved >= 0 else 'takes another'} {_share(abs(plan.saved))} memory{guess}")
     total = window.size * window.micro_batches
     return f"{window} accumulated = {total}: " + (", ".join(parts) or "not measured")
+
+
+def _known(comparison: Comparison) -> bool:
+    """Whether an interval says anything."""
+    return comparison.low > 0.5 and comparison.high < 2.0
 
 
 def _equality(advice: Advice) -> Iterator[str]:
