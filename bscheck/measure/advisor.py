@@ -17,9 +17,9 @@ _EQUALITY = "bscheck.checks.equality:share_of_the_bound"
 
 #: When each part must be over, as a share of the budget. What is left at the end is a reserve for the builds
 #: that overrun.
-FITTING, NOISE, TIMING, PLANNING, WEIGHING, EQUALITY = 0.3, 0.4, 0.65, 0.78, 0.88, 1.0
+FITTING, NOISE, TIMING, PLANNING, WEIGHING, EQUALITY = 0.3, 0.38, 0.6, 0.77, 0.87, 1.0
 
-INSTANCES, ROUNDS = 8, 20
+INSTANCES, ROUNDS = 6, 20
 
 #: Examples whose gradients tell the noise scale, and how often they are drawn.
 NOISE_EXAMPLES, NOISE_DRAWS = 64, 24

@@ -97,7 +97,6 @@ class Stepper:
             raise ValueError(unknown("work", work, WORKS))
         self.subject, self.work, self.mode, self.seed = subject, work, mode, seed
         self.bench = Bench(subject, dtype)
-        self.bench.set_weights(self.bench.initial)
         self._programs: dict[int, _Program] = {}
         self._batches: dict[int, Any] = {}
 

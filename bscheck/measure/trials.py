@@ -19,7 +19,7 @@ from bscheck.errors import BscheckError, one_line, unknown
 from bscheck.measure import memory
 from bscheck.measure.noise import noise_scale
 from bscheck.measure.sampler import Load, Window, paired_sample
-from bscheck.measure.steps import DUMMY_SIZES, FEWEST_ROUNDS, Stepper, fresh_training_step
+from bscheck.measure.steps import DUMMY_SIZES, Plan, Stepper, fitting_rounds, fresh_training_step
 from bscheck.runtime import current
 from bscheck.runtime.bench import precision
 from bscheck.subject import Subject, take
@@ -185,8 +185,7 @@ def time_loads(
     loads : sequence
         Batch sizes, and ``[size, micro_batches]`` for windows.
     budget : float
-        Seconds for everything. Rounds give way, down to `FEWEST_ROUNDS`, where two instances with all of them would
-        not fit.
+        Seconds for everything: rounds give way to instances, see `fitting_rounds`.
     """
     made = named_subject(subject)
     sizes = [Window(*load) if isinstance(load, list) else int(load) for load in loads]
@@ -200,12 +199,11 @@ def time_loads(
         pilot = fresh(0)
         for size in (*dummies, *sizes):
             pilot(size)
-        start = time.perf_counter()
+        built = time.perf_counter() - began
         for size in sizes:
             pilot(size)
-        round_seconds = time.perf_counter() - start
-        affordable = (budget - (start - began) * 2) / (2 * max(round_seconds, 1e-9)) - 2
-        rounds = max(min(FEWEST_ROUNDS, rounds), min(rounds, int(affordable)))
+        spent = time.perf_counter() - began
+        rounds = fitting_rounds(Plan(instances, rounds, budget), budget - spent, built, spent - built)
         for k in range(instances):
             left = budget - (time.perf_counter() - began)
             # Two instances make an interval: the second is measured even where it overruns.

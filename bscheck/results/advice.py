@@ -116,6 +116,8 @@ def _fits(advice: Advice) -> Iterator[str]:
 
 
 def _sweet_spot(advice: Advice) -> Iterator[str]:
+    if not advice.largest:
+        return
     if advice.samples is None or advice.samples.completed < 2:
         yield "times were not measured often enough for an interval"
         return
