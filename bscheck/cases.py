@@ -908,3 +908,39 @@ def micro_batch_sizes(least: int = 2, most: int = 4, largest: int = 5) -> Search
     from hypothesis import strategies as st
 
     return st.lists(st.integers(1, largest), min_size=least, max_size=most).map(tuple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnduranceCase(Case):
+    """The same batches given to one loop over and over.
+
+    Attributes
+    ----------
+    path : str
+        ``fit``, ``evaluate``, ``train_on_batch``, or ``step`` (the subject's own).
+    """
+
+    path: str = "fit"
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "path": ("fit", "evaluate", "train_on_batch", "step"), "mode": MODES,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryCase(Case):
+    """Batch sizes of one dtype on the scales.
+
+    Attributes
+    ----------
+    work : str
+        ``training``, ``accumulated`` or ``inference``.
+    """
+
+    work: str = "training"
+    dtype: str = "float32"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "work": ("training", "accumulated", "inference"), "dtype": DTYPES,
+    }  # fmt: skip

@@ -54,6 +54,7 @@ FAMILIES = {
         "bscheck.checks.learning",
     ),
     "timing": ("bscheck.checks.timing",),
+    "memory": ("bscheck.checks.endurance", "bscheck.checks.peak_memory"),
 }
 CLAIMS = tuple(f"C{n}" for n in range(1, 15))
 PROFILES = ("quick", "default", "thorough")

@@ -90,6 +90,9 @@ class Runtime(Protocol):
     def reset_peak_memory(self) -> None:
         """Let the peak begin anew where the backend can; JAX's is the process's."""
 
+    def tracing(self) -> bool:
+        """Whether what runs now is being traced into a program."""
+
     def live_tensors(self) -> int:
         """Return how many tensors this process holds."""
 

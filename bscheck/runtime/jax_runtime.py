@@ -141,6 +141,9 @@ class JaxRuntime:
     def reset_peak_memory(self) -> None:
         pass
 
+    def tracing(self) -> bool:
+        return not jax.core.trace_state_clean()
+
     def live_tensors(self) -> int:
         return len(jax.live_arrays())
 

@@ -147,6 +147,9 @@ class TensorFlowRuntime:
     def reset_peak_memory(self) -> None:
         tf.config.experimental.reset_memory_stats(_device())
 
+    def tracing(self) -> bool:
+        return not tf.executing_eagerly()
+
     def live_tensors(self) -> int:
         return sum(issubclass(type(o), tf.Tensor) for o in gc.get_objects())
 

@@ -117,6 +117,9 @@ class TorchRuntime:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
+    def tracing(self) -> bool:
+        return False
+
     def live_tensors(self) -> int:
         return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
 
