@@ -375,14 +375,19 @@ class TimingCase(Case):
     ----------
     first, second : int
         The batch sizes (examples); the ratio is time(second) / time(first).
+    work : str
+        What a step does with a batch: ``training``, ``accumulated`` (two of them make one update) or ``inference``.
     """
 
     first: int = 16
     second: int = 17
+    work: str = "training"
     mode: str = "graph"
     dtype: str = "float32"
 
-    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES, "dtype": DTYPES}
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "work": ("training", "accumulated", "inference"), "mode": MODES, "dtype": DTYPES,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

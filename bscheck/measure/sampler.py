@@ -105,6 +105,20 @@ class Samples:
             self._of(str(self.sizes[0])),
         )
 
+    def drift(self) -> PairedTimes:
+        """Log ratios of the last third of the rounds to the first third, over all sizes of an instance.
+
+        What the machine does to one instance it does to the next one too, in either direction; what slows down with
+        every step starts anew with every instance.
+        """
+        ratios = []
+        for instance in self.seconds:
+            logs = np.log(np.asarray(list(instance.values())))
+            logs -= np.median(logs, axis=1, keepdims=True)
+            third = max(1, logs.shape[1] // 3)
+            ratios.append(float(np.median(logs[:, -third:]) - np.median(logs[:, :third])))
+        return PairedTimes(tuple(ratios), self.paired(self.sizes[0], self.sizes[0]).canary)
+
     def by_size(self) -> list[list[tuple[float, ...]]]:
         """Seconds as [instance][size][round] without the canary, for `fixed_and_per_example_cost`."""
         return [[instance[str(size)] for size in self.sizes] for instance in self.seconds]
