@@ -31,9 +31,10 @@ SPLIT = ((8, 16), (16, 33))
 #: The first is also the canary's. With the dummies eight shapes, for backends that compile each.
 SIZES = (16, 8, 17, 32, 33, 64)
 
-#: Comparisons decided together in one run of the gate: three timed subjects, what a step does, six pairs and the
-#: drift of each. The chance of a false alarm is divided over them; ``thorough`` times XLA's programs too.
-FAMILY_SIZE = 3 * len(WORKS) * (len(NEIGHBOURS + PADDED + SPLIT) + 1)
+#: Comparisons decided together in one run of the gate: three timed subjects, what a step does, six pairs, the drift
+#: and five sizes beside an earlier record. The chance of a false alarm is divided over them; ``thorough`` times XLA's
+#: programs too.
+FAMILY_SIZE = 3 * len(WORKS) * (len(NEIGHBOURS + PADDED + SPLIT) + 1 + len(SIZES) - 1)
 
 #: A verdict about batch size needs at least this share of a step to be work that grows with the batch.
 COMPUTE_SHARE = 0.5

@@ -21,6 +21,9 @@ from bscheck.subject import Subject, leaves, map_leaves
 #: Called first in each instance, never timed: see `paired_sample`.
 DUMMY_SIZES = (3, 5)
 
+#: The same for whole epochs, where a small batch would take long.
+EPOCH_DUMMIES = (48, 63)
+
 #: A median of fewer rounds is one round's luck; rather fewer instances than that.
 FEWEST_ROUNDS = 5
 
@@ -274,6 +277,29 @@ def sample_training_steps(
             budget_seconds=left,
             clock=clock,
         )
+
+
+def sample_epochs(
+    subject: Subject, sizes: Sequence[int], examples: int, *, plan: Plan, dtype: str = "float32", mode: str = "graph"
+) -> Samples:
+    """Time one epoch of ``fit`` at each batch size, input pipeline and callbacks included, see `paired_sample`."""
+
+    def fresh(_: int) -> Run:
+        bench = Bench(subject, dtype)
+        x, y, w = bench.cast(subject.draw(0, examples))
+        bench.compile_model(bench.model, _still(_optimizer(subject)), **bench.runtime.compile_options(mode))
+
+        def run(size: int) -> None:
+            bench.model.fit(x, y, sample_weight=w, batch_size=size, epochs=1, verbose=0)
+            bench.runtime.synchronize(bench.model.variables)
+
+        return run
+
+    with precision(dtype):
+        return paired_sample(
+            fresh, sizes, dummy_sizes=EPOCH_DUMMIES, seed=0, instances=plan.instances, rounds=plan.rounds,
+            budget_seconds=plan.seconds,
+        )  # fmt: skip
 
 
 def fitting_rounds(plan: Plan, left: float, built: float, round_seconds: float) -> int:
