@@ -153,8 +153,12 @@ def _tables(dtype: str, samples: Samples, epochs: Samples) -> list[Table]:
     if epochs.completed >= 2:
         each = {n: estimate([float(np.median(one[str(n)])) for one in epochs.seconds]) for n in epochs.sizes}
         wall = tuple((dtype, str(n), _interval(t.value, t.low, t.high)) for n, t in each.items())
-        title, columns = f"Seconds of an epoch of {EPOCH_EXAMPLES} examples in fit", ("dtype", "batch size", "seconds")
-        tables.append(Table("time", title, columns, wall, note="Input pipeline and callbacks included."))
+        title = f"Seconds of an epoch of {EPOCH_EXAMPLES} examples in fit"
+        tables.append(
+            Table(
+                "time", title, ("dtype", "batch size", "seconds"), wall, note="Input pipeline and callbacks included."
+            )
+        )
     return tables
 
 

@@ -6,8 +6,8 @@ import types
 
 import pytest
 
-from bscheck.measure.clocks import figures, watched_clocks
 from bscheck.measure.clocks import disturbance as told
+from bscheck.measure.clocks import figures, watched_clocks
 
 
 def library(*, reasons=0, pids=(), broken=False):

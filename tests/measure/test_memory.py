@@ -15,7 +15,7 @@ def test_the_peak_begins_anew():
     held = memory.resident()
     del block
     memory.settle()
-    assert memory.peak() >= held
+    assert memory.peak() > held - 10_000_000  # the kernel counts in batches
     if not memory.reset_peak():
         pytest.skip("/proc/self/clear_refs cannot be written here")
     assert memory.peak() < held - 100_000_000
@@ -62,11 +62,7 @@ class ResourceExhaustedError(Exception):
 
 def test_no_memory_is_known_by_its_type_and_through_what_wraps_it():
     assert memory.is_out_of_memory(ResourceExhaustedError("no words"))
-    try:
-        try:
-            raise MemoryError
-        except MemoryError as cause:
-            raise ValueError("the model cannot be called") from cause
-    except ValueError as wrapped:
-        assert memory.is_out_of_memory(wrapped)
+    wrapped = ValueError("the model cannot be called")
+    wrapped.__cause__ = MemoryError()
+    assert memory.is_out_of_memory(wrapped)
     assert not memory.is_out_of_memory(ValueError("shapes do not match"))
