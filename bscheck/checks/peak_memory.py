@@ -61,7 +61,7 @@ def _drawn(context: Context) -> Any:
     per_subject=False,
     catches="nothing by itself: it says what lowering the batch size, another dtype or accumulation would free",
     formula="peak of the device's counters over 3 steps; on JAX arguments + results + scratch of the compiled program; "
-    "where nothing counts, variables + growth of a fresh process's resident peak over a step of 5 examples",
+    "on a CPU, if that is more, variables + growth of a fresh process's resident peak over a step of 5 examples",
     source="tf.config.experimental.get_memory_info, jax.stages.Compiled.memory_analysis, "
     "torch.cuda.max_memory_allocated",
     example="float32, training: 1: 12 MB, 16: 6.6 MB, 128: 7.9 MB",

@@ -22,6 +22,7 @@ from bscheck.measure.sampler import Load, Window, paired_sample
 from bscheck.measure.steps import DUMMY_SIZES, Plan, Stepper, fitting_rounds, fresh_training_step
 from bscheck.runtime import current
 from bscheck.runtime.bench import precision
+from bscheck.runtime.environment import describe
 from bscheck.subject import Subject, take
 
 #: Steps that a size must make to be said to fit: the second is the first on a warm allocator.
@@ -98,8 +99,6 @@ def _subjects_in(module: Any) -> list[str]:
 
 def introduce(subject: str) -> dict[str, Any]:
     """Return the subject's name, the environment, and what the process holds before any model is built."""
-    from bscheck.runtime.environment import describe
-
     made = named_subject(subject)
     return {"name": made.name, "environment": dict(describe()), "process": memory.resident()}
 
@@ -116,6 +115,7 @@ class _Scales:
                 self._steps(size)
         memory.settle()
         self.ground = memory.resident()
+        self.on_device = describe()["device"] != "cpu"
 
     def _load(self, size: int) -> Load:
         return Window(size, self.micro_batches) if self.micro_batches > 1 else size
@@ -148,8 +148,9 @@ class _Scales:
             "device_peak": device,
             "compiled": exact,
             "variables": held,
-            # Without device counters: the variables, and what the process grew by over a step of three examples.
-            "memory": device or held + max(0, host - self.ground),
+            # A CPU's counters, where there are any, see tensors alone: what else a step takes shows in the process,
+            # which grows by it over what it held after a step of five examples.
+            "memory": device if self.on_device else max(device, held + max(0, host - self.ground)),
             "seconds": seconds,
         }
 
