@@ -375,14 +375,19 @@ class TimingCase(Case):
     ----------
     first, second : int
         The batch sizes (examples); the ratio is time(second) / time(first).
+    work : str
+        What a step does with a batch: ``training``, ``accumulated`` (two of them make one update) or ``inference``.
     """
 
     first: int = 16
     second: int = 17
+    work: str = "training"
     mode: str = "graph"
     dtype: str = "float32"
 
-    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES, "dtype": DTYPES}
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "work": ("training", "accumulated", "inference"), "mode": MODES, "dtype": DTYPES,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -933,3 +938,39 @@ def micro_batch_sizes(least: int = 2, most: int = 4, largest: int = 5) -> Search
     from hypothesis import strategies as st
 
     return st.lists(st.integers(1, largest), min_size=least, max_size=most).map(tuple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnduranceCase(Case):
+    """The same batches given to one loop over and over.
+
+    Attributes
+    ----------
+    path : str
+        ``fit``, ``evaluate``, ``train_on_batch``, or ``step`` (the subject's own).
+    """
+
+    path: str = "fit"
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "path": ("fit", "evaluate", "train_on_batch", "step"), "mode": MODES,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryCase(Case):
+    """Batch sizes of one dtype on the scales.
+
+    Attributes
+    ----------
+    work : str
+        ``training``, ``accumulated`` or ``inference``.
+    """
+
+    work: str = "training"
+    dtype: str = "float32"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "work": ("training", "accumulated", "inference"), "dtype": DTYPES,
+    }  # fmt: skip

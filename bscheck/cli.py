@@ -16,6 +16,7 @@ COMMANDS = (
     "list",
     "compare",
     "report",
+    "advise",
     "releases",
     "bisect",
 )

@@ -22,6 +22,7 @@ OPTIONS: tuple[tuple[str, str | None, bool, str], ...] = (
     ("known-issues", "FILE", True, "TOML file of known issues, beside those bscheck ships"),
     ("record", "FILE", False, "write every verdict and figure to this JSON file, also when interrupted"),
     ("timing", "MODE", False, "off, report or gate (default: gate on a GPU, report elsewhere)"),
+    ("timing-baseline", "FILE", False, "record of an earlier run whose times per batch size must not be exceeded"),
     ("require-gpu", None, False, "stop with an error where the backend sees no GPU"),
     ("check", "NAME", True, "run only this check"),
 )
@@ -36,6 +37,7 @@ class Options:
     known_issues: tuple[Path, ...] = ()
     record: Path | None = None
     timing: str = "auto"
+    timing_baseline: Path | None = None
     require_gpu: bool = False
     check: tuple[str, ...] = ()
 
@@ -46,6 +48,7 @@ class Options:
             "seed": self.seed,
             "known_issues": [str(path) for path in self.known_issues],
             "timing": self.timing,
+            "timing_baseline": str(self.timing_baseline) if self.timing_baseline else None,
             "require_gpu": self.require_gpu,
             "check": list(self.check),
         }
@@ -116,6 +119,8 @@ def _parse(name: str, value: Any, source: str) -> Any:
     """Return the value as its type, or raise naming where it came from."""
     if name == "require-gpu":
         return _switch(value, source)
+    if name == "timing-baseline":
+        return _file(value, source)
     if name == "record":
         return Path(_filled(value, source)).absolute()
     parsers: dict[str, Callable[[Any], Any]] = {

@@ -142,6 +142,10 @@ class Session:
         if self.environment:
             return
         options = self.read_options()
+        if options.timing_baseline is not None:
+            from bscheck.results.record import read_record
+
+            read_record(options.timing_baseline)
         if options.record is not None and not self.is_worker:
             from bscheck.results.record import check_writable
 
@@ -174,7 +178,9 @@ class Session:
     def context_options(self) -> dict[str, str]:
         """Return the options that a check's context carries."""
         gates = self.settings().gates_timing(self.environment)
-        return {"timing": "gate" if gates else self.read_options().timing.replace("auto", "report")}
+        options = self.read_options()
+        told = {"timing": "gate" if gates else options.timing.replace("auto", "report")}
+        return told | ({"timing_baseline": str(options.timing_baseline)} if options.timing_baseline else {})
 
     def items_of(self, collector: pytest.Collector, obj: Any) -> list[pytest.Item]:
         """Return the items of a promise, or of the known issues."""

@@ -54,7 +54,8 @@ FAMILIES = {
         "bscheck.checks.expected_loss",
         "bscheck.checks.learning",
     ),
-    "timing": ("bscheck.checks.timing",),
+    "timing": ("bscheck.checks.timing", "bscheck.checks.cliffs", "bscheck.checks.sweep"),
+    "memory": ("bscheck.checks.endurance", "bscheck.checks.peak_memory"),
 }
 CLAIMS = tuple(f"C{n}" for n in range(1, 15))
 PROFILES = ("quick", "default", "thorough")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -101,6 +102,29 @@ class TorchRuntime:
 
     def relieve(self, forget: Callable[[], None]) -> None:
         pass
+
+    def inference(self, model: Any, mode: str) -> Callable[[Any], Any]:
+        def call(x: Any) -> Any:
+            with torch.no_grad():
+                return model(_tensors(x), training=False)
+
+        return call
+
+    def memory(self) -> tuple[int, int]:
+        return int(torch.cuda.memory_allocated()), int(torch.cuda.max_memory_allocated())
+
+    def reset_peak_memory(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def tracing(self) -> bool:
+        return False
+
+    def live_tensors(self) -> int:
+        return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+
+    def compiled_memory(self, step: Callable[..., None], batch: Sequence[Any]) -> int | None:
+        return None
 
     def describe(self) -> dict[str, str]:
         gpu = torch.cuda.is_available()
