@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bscheck.checks import PROFILES, Check
 from bscheck.diagnose import ablate, attempt, culprit, is_ours
 from bscheck.errors import BscheckError, one_line
+from bscheck.results.curves import Exhibits
 from bscheck.results.known_issues import KnownIssue
 from bscheck.results.verdict import Failure, NotApplicable, Reading, Result, Verdict
 
@@ -227,6 +228,7 @@ class _Run:
     worst: _Seen = _Seen(None, Reading(0.0))
     verdicts: set[str] = field(default_factory=set)
     told: dict[str, tuple[float, str]] = field(default_factory=dict)
+    exhibits: Exhibits = field(default_factory=Exhibits)
     deadline: float = float("inf")
 
     def execute(self) -> None:
@@ -279,6 +281,7 @@ class _Run:
             self.held[issue.id] += 1
         elif reading.share >= self.worst.reading.share or not reading.holds:
             self.worst = _Seen(case, reading)
+        self.exhibits = self.exhibits.joined(reading.curves, reading.tables)
         self.good[case] = None
         return False
 
@@ -318,6 +321,7 @@ class _Run:
             worst_case=describe(self.context, seen.case) if seen.case is not None else "",
             failure=self._failure(),
             seconds=seconds,
+            exhibits=self.exhibits.joined(seen.reading.curves, seen.reading.tables),
         )
 
     def _verdict(self) -> Verdict:

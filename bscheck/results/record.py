@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bscheck.errors import RecordError, one_line
+from bscheck.results.curves import exhibits_from_json
 
 SCHEMA = 1
 _PROGRAM = "bscheck"
@@ -136,4 +137,8 @@ def read_record(path: Path) -> dict[str, Any]:
         for key in ("param", "held", "worst", "failure"):
             if not isinstance(result.get(key) or {}, dict):
                 raise RecordError(f"record {path}: {key!r} of result {number} is not a table; the file is damaged")
+        try:
+            exhibits_from_json(result.get("curves", []), result.get("tables", []))
+        except ValueError as error:
+            raise RecordError(f"record {path}: curves of result {number}: {error}; the file is damaged") from None
     return document

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from bscheck.results.curves import Curve, Exhibits, Table
+
 
 class Verdict(StrEnum):
     """What is said of one check on one parameter; nothing is dropped in silence."""
@@ -44,6 +46,9 @@ class Reading:
         What can be said of the cause, for example ``gradients agree; their application does not``.
     figures : mapping
         Further measured figures for the record.
+    curves, tables : tuple
+        What was measured beyond one figure, for `bscheck report`; of all cases that held, put together by title
+        (`bscheck.results.curves.Exhibits.joined`).
     """
 
     share: float
@@ -52,6 +57,8 @@ class Reading:
     allowed: str = ""
     cause: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
+    curves: tuple[Curve, ...] = ()
+    tables: tuple[Table, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -109,6 +116,8 @@ class Result:
         That case in words.
     seconds : float
         Wall time of the check, setting up included.
+    exhibits : Exhibits
+        Curves and tables of all its cases.
     """
 
     check: str
@@ -122,10 +131,19 @@ class Result:
     worst_case: str = ""
     failure: Failure | None = None
     seconds: float = 0.0
+    exhibits: Exhibits = field(default_factory=Exhibits)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as a JSON object; infinities and NaN become strings."""
-        return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+        """Return the result as a JSON object; infinities and NaN become strings.
+
+        Curves and tables are there once, and only where there are any.
+        """
+        document = dataclasses.asdict(self)
+        exhibits = document.pop("exhibits")
+        for reading in (document["worst"], (document["failure"] or {}).get("reading", {})):
+            for key in exhibits:
+                reading.pop(key, None)
+        return _plain({**document, **{key: found for key, found in exhibits.items() if found}})  # type: ignore[no-any-return]
 
 
 def _plain(value: Any) -> Any:
