@@ -896,6 +896,19 @@ class StatefulCase(Case):
     other: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableCase(Case):
+    """Pairs of runs of a classifier at a small and a large batch size: equal epochs, and equal updates.
+
+    Attributes
+    ----------
+    runs : int
+        Number of pairs, each with its own data, first weights and order; the first has the case's seed.
+    """
+
+    runs: int = 1
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st

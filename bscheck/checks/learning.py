@@ -18,7 +18,7 @@ from bscheck.checks.context import Context, cached_in_process
 from bscheck.checks.variance import coupled_or_double, enumerate_gradients, variance_cases, variance_corners
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array
-from bscheck.runtime.learners import Classifier, SequenceLearner, Wells
+from bscheck.runtime.learners import SequenceLearner, Wells
 from bscheck.tolerance import UNIT_ROUNDOFF, rms
 
 # Noise scale --------------------------------------------------------------------------------------------
@@ -69,20 +69,7 @@ def noise_scale_estimator_is_unbiased(context: Context, case: VarianceCase) -> R
     )
 
 
-# Equal epochs, equal updates ----------------------------------------------------------------------------
-
-#: (epochs, batch size) of the table that claim C10 reads: few updates, many, and few again made up for by epochs.
-TABLE = ((15, 16), (15, 160), (150, 160))
-
-
-@cached_in_process
-def _classifier(optimizer: str) -> Classifier:
-    return Classifier(optimizer)
-
-
-def table_corners(context: Context) -> Sequence[Case]:
-    """Return two seeds."""
-    return tuple(LearningCase(seed=seed) for seed in range(2))
+# Seeds ---------------------------------------------------------------------------------------------------
 
 
 def learning_cases(context: Context) -> Any:
@@ -90,47 +77,6 @@ def learning_cases(context: Context) -> Any:
     from hypothesis import strategies as st
 
     return st.builds(LearningCase, seed=seeds())
-
-
-def table_params() -> list[Param]:
-    """Return the optimizer of the table."""
-    return [Param.of(optimizer="rmsprop")]
-
-
-@check(
-    family="tiny batches",
-    claims=("C10",),
-    case=LearningCase,
-    cases=learning_cases,
-    corners=table_corners,
-    params=table_params,
-    examples=(0, 0, 20),
-    per_subject=False,
-    catches="epochs or batches that fit does not run, or runs twice; a batch size that changes more than the number of "
-    "updates",
-    formula="updates = epochs ceil(N / B) exactly; loss(15, 160) > loss(15, 16); "
-    "|log loss(150, 160)/loss(15, 16)| < |log loss(15, 160)/loss(15, 16)|",
-    source="claim C10: a larger batch ends at a higher loss after equal epochs because it made fewer updates",
-    example="15 epochs at batch 160 made 120 updates",
-)
-def fewer_updates_explain_the_higher_loss(context: Context, case: LearningCase) -> Reading:
-    """After equal epochs a larger batch ends at a higher loss because it made fewer updates."""
-    learner = _classifier(context.param.get("optimizer"))
-    losses, readings = [], []
-    for epochs, batch_size in TABLE:
-        loss, made = learner.train(case.seed, epochs, batch_size)
-        expected = epochs * -(-learner.examples // batch_size)
-        losses.append(loss)
-        words = f"{epochs} epochs at batch {batch_size} made {made} updates"
-        readings.append(Reading(0.0 if made == expected else math.inf, "updates", words, f"{expected}"))
-    at_equal_epochs, at_equal_updates = (math.log(loss / losses[0]) for loss in losses[1:])
-    held = at_equal_epochs > 0 and abs(at_equal_updates) < at_equal_epochs
-    text = ", ".join(f"{e} epochs at batch {b}: {loss:.3g}" for (e, b), loss in zip(TABLE, losses, strict=True))
-    share = abs(at_equal_updates) / at_equal_epochs if held else math.inf
-    readings.append(Reading(share, "the final losses", text, "the second highest, the third near the first"))
-    found = worst(readings)
-    figures = {f"loss_{e}_{b}": loss for (e, b), loss in zip(TABLE, losses, strict=True)}
-    return Reading(found.share, found.where, found.seen, found.allowed, found.cause, figures)
 
 
 # The asker's question -----------------------------------------------------------------------------------

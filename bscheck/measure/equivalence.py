@@ -1,0 +1,87 @@
+"""Equivalence of paired measurements: two one-sided tests, and the chance of either mistake. Pure: no backend.
+
+Schuirmann, A comparison of the two one-sided tests procedure and the power approach for assessing the equivalence of
+average bioavailability (1987).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """What two one-sided tests say of paired differences.
+
+    Attributes
+    ----------
+    mean, low, high : float
+        Mean difference, and its interval at the level ``1 - 2 alpha``: equivalent where that lies inside the margin.
+    share : float
+        Critical value of t as a share of the smaller of the two statistics; at most 1: equivalent.
+    """
+
+    mean: float
+    low: float
+    high: float
+    share: float
+
+
+def critical(pairs: int, alpha: float) -> float:
+    """Return the value that Student's t of so many pairs exceeds with probability alpha."""
+    from scipy import stats
+
+    return float(stats.t.isf(alpha, pairs - 1))
+
+
+def statistic(values: Array) -> float:
+    """Return Student's t of the hypothesis that the mean is 0."""
+    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+    if spread == 0:
+        return math.copysign(math.inf, mean) if mean else 0.0
+    return mean / (spread / math.sqrt(len(values)))
+
+
+def exceeds(values: Sequence[float], alpha: float) -> float:
+    """Return the critical value as a share of t: at most 1 where the mean is above 0 at this level."""
+    t = statistic(np.asarray(values, np.float64))
+    return critical(len(values), alpha) / t if t > 0 else math.inf
+
+
+def equivalence(differences: Sequence[float], margins: Sequence[float], alpha: float) -> Equivalence:
+    """Return whether the mean difference lies within the mean margin, on either side, by paired tests.
+
+    Parameters
+    ----------
+    differences : sequence of float, length n
+        One for each pair.
+    margins : sequence of float, length n
+        How far the difference may go either way, above 0; where it is measured too, it is that of the same pair.
+    alpha : float
+        Chance that a true mean at the margin counts as equivalent.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two pairs.
+    """
+    if len(differences) < 2:
+        raise ValueError(f"an equivalence test needs at least two pairs, not {len(differences)}")
+    d, m = np.asarray(differences, np.float64), np.asarray(margins, np.float64)
+    half = critical(len(d), alpha) * float(np.std(d, ddof=1)) / math.sqrt(len(d))
+    share = max(exceeds(m - d, alpha), exceeds(m + d, alpha)) if np.isfinite(d).all() else math.inf
+    return Equivalence(float(d.mean()), float(d.mean()) - half, float(d.mean()) + half, share)
+
+
+def chance_of_refusal(mean: float, spread: float, pairs: int, alpha: float) -> float:
+    """Return how often t stays at or below its critical value: normal values of this mean and standard deviation."""
+    from scipy import stats
+
+    return float(stats.nct.cdf(critical(pairs, alpha), pairs - 1, mean / spread * math.sqrt(pairs)))
