@@ -6,6 +6,7 @@ average bioavailability (1987).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Equivalence:
     share: float
 
 
+@functools.cache
 def critical(pairs: int, alpha: float) -> float:
     """Return the value that Student's t of so many pairs exceeds with probability alpha."""
     from scipy import stats
