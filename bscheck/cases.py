@@ -909,6 +909,33 @@ class TableCase(Case):
     runs: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class EdgeCase(Case):
+    """One epoch of training at the edge of what a batch may be.
+
+    Attributes
+    ----------
+    edge : str
+        ``one_example`` (a batch of one), ``masked`` (every step of it), ``weightless`` (all sample weights 0),
+        ``one_class`` (targets are all the same), ``larger`` (a batch size above the number of examples) or ``tail``
+        (the last batch has one example).
+    path : str
+        ``fit`` or ``train_on_batch``.
+    variant : str
+        The loss's options, see `bscheck.surface.losses.CONSTRUCTIONS`.
+    """
+
+    edge: str = "one_example"
+    path: str = "train_on_batch"
+    variant: str = "default"
+    mode: str = "eager"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "edge": ("one_example", "masked", "weightless", "one_class", "larger", "tail"),
+        "path": ("fit", "train_on_batch"), "variant": LossCase.CHOICES["variant"], "mode": MODES,
+    }  # fmt: skip
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st

@@ -53,6 +53,7 @@ FAMILIES = {
         "bscheck.checks.expected_loss",
         "bscheck.checks.equal_updates",
         "bscheck.checks.learning",
+        "bscheck.checks.edges",
     ),
     "timing": ("bscheck.checks.timing",),
 }

@@ -234,7 +234,7 @@ def epoch_corners(context: Context) -> Sequence[Case]:
     cases=least_squares_cases((1, 2, 3, 4, SHUFFLED), 4),
     corners=epoch_corners,
     params=lambda: [Param.of(sampling="fit")],
-    examples=(1, 4, 200),
+    examples=(1, 4, 80),
     per_subject=False,
     catches="fit that draws an example twice or never within an epoch, drops a tail, or weighs it as a full batch",
     formula="E s s^T after an epoch = mean over all orders of (T_k ... T_1) P (T_k ... T_1)^T, by enumeration; "

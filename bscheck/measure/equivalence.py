@@ -51,21 +51,21 @@ def statistic(values: Array) -> float:
     return mean / (spread / math.sqrt(len(values)))
 
 
-def exceeds(values: Sequence[float], alpha: float) -> float:
+def exceeds(values: Sequence[float] | Array, alpha: float) -> float:
     """Return the critical value as a share of t: at most 1 where the mean is above 0 at this level."""
     t = statistic(np.asarray(values, np.float64))
     return critical(len(values), alpha) / t if t > 0 else math.inf
 
 
-def equivalence(differences: Sequence[float], margins: Sequence[float], alpha: float) -> Equivalence:
-    """Return whether the mean difference lies within the mean margin, on either side, by paired tests.
+def equivalence(differences: Sequence[float], margin: float, alpha: float) -> Equivalence:
+    """Return whether the mean of paired differences lies within the margin, on either side.
 
     Parameters
     ----------
     differences : sequence of float, length n
         One for each pair.
-    margins : sequence of float, length n
-        How far the difference may go either way, above 0; where it is measured too, it is that of the same pair.
+    margin : float
+        How far their mean may be from 0, either way.
     alpha : float
         Chance that a true mean at the margin counts as equivalent.
 
@@ -76,9 +76,9 @@ def equivalence(differences: Sequence[float], margins: Sequence[float], alpha: f
     """
     if len(differences) < 2:
         raise ValueError(f"an equivalence test needs at least two pairs, not {len(differences)}")
-    d, m = np.asarray(differences, np.float64), np.asarray(margins, np.float64)
+    d = np.asarray(differences, np.float64)
     half = critical(len(d), alpha) * float(np.std(d, ddof=1)) / math.sqrt(len(d))
-    share = max(exceeds(m - d, alpha), exceeds(m + d, alpha)) if np.isfinite(d).all() else math.inf
+    share = max(exceeds(margin - d, alpha), exceeds(margin + d, alpha)) if np.isfinite(d).all() else math.inf
     return Equivalence(float(d.mean()), float(d.mean()) - half, float(d.mean()) + half, share)
 
 

@@ -240,7 +240,7 @@ def main():
     rng, counts = np.random.default_rng(asked.seed), Counter()
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(runner, "SHRINK_SECONDS", 0.0))
-        patches.enter_context(mock.patch.object(runner, "ablate", lambda *args: ()))
+        patches.enter_context(mock.patch.object(runner, "ablate", return_value=()))
         for owner, names in owners:
             if asked.only and owner.__name__ not in asked.only:
                 continue
@@ -252,7 +252,9 @@ def main():
             print(f"{owner.__name__}: {told} so far ({time.monotonic() - started:.0f} s)", flush=True)
     forget()
     total = sum(counts.values())
-    print(f"{counts['noticed']} of {total} changes noticed, {counts['equivalent']} equivalent, {counts['missed']} missed")
+    print(
+        f"{counts['noticed']} of {total} changes noticed, {counts['equivalent']} equivalent, {counts['missed']} missed"
+    )
 
 
 def try_all(owner, names, kind, when, asked, rng, settings, counts):
