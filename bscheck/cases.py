@@ -364,7 +364,20 @@ class LeastSquaresCase(Case):
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCase(Case):
-    """One seed of an experiment about learning: its data, its order and its first weights."""
+    """An experiment about learning; a seed stands for data, order and first weights.
+
+    Attributes
+    ----------
+    runs : int
+        Number of seeds, counted up from the case's own.
+    """
+
+    runs: int = 1
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the experiment."""
+        return range(self.seed, self.seed + self.runs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -894,19 +907,6 @@ class StatefulCase(Case):
     examples: int = 3
     chunks: tuple[int, ...] = (2, 1)
     other: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableCase(Case):
-    """Pairs of runs of a classifier at a small and a large batch size: equal epochs, and equal updates.
-
-    Attributes
-    ----------
-    runs : int
-        Number of pairs, each with its own data, first weights and order; the first has the case's seed.
-    """
-
-    runs: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,7 @@ FAMILIES = {
         "bscheck.checks.variance",
         "bscheck.checks.trajectory",
         "bscheck.checks.expected_loss",
+        "bscheck.checks.stability",
         "bscheck.checks.equal_updates",
         "bscheck.checks.learning",
         "bscheck.checks.edges",

@@ -87,3 +87,24 @@ def chance_of_refusal(mean: float, spread: float, pairs: int, alpha: float) -> f
     from scipy import stats
 
     return float(stats.nct.cdf(critical(pairs, alpha), pairs - 1, mean / spread * math.sqrt(pairs)))
+
+
+def interval(values: Sequence[float] | Array) -> tuple[float, float, float]:
+    """Return the mean with the ends of its 95 % interval by Student's t; NaN for the ends of a single value."""
+    mean, n = float(np.mean(values)), len(values)
+    half = critical(n, 0.025) * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return mean, mean - half, mean + half
+
+
+def geometric_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the geometric mean with the ends of its 95 % interval."""
+    mean, low, high = (math.exp(end) for end in interval(np.log(values)))
+    return mean, low, high
+
+
+def share_interval(hits: int, trials: int) -> tuple[float, float, float]:
+    """Return a share of trials with the ends of its 95 % interval (Wilson 1927)."""
+    z, p = 1.96, hits / trials
+    middle, spread = p + z**2 / (2 * trials), z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
+    scale = 1 + z**2 / trials
+    return p, (middle - spread) / scale, (middle + spread) / scale

@@ -16,7 +16,7 @@ ACTIVATIONS = {"positive": "softplus", "probabilities": "sigmoid", "distribution
 
 
 class EdgeLearner:
-    """Masking (where there are time steps), a dense layer, batch normalization, a dense layer and a loss; `train` starts from its own weights.
+    """Masking (where there are time steps), dense, batch normalization, dense, and a loss.
 
     Parameters
     ----------

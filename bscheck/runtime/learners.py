@@ -138,6 +138,27 @@ class Classifier:
         return Trained(tuple(reader.weights), tuple(reader.updates), tuple(reader.seconds))
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a trained model tells of itself, and the same by its own predictions.
+
+    Attributes
+    ----------
+    training_loss, training_truth : float
+        Loss over the examples learned from: reported, and the mean of ``-log p`` over the predictions.
+    loss, truth : float
+        The same over the examples held out.
+    accuracy : float
+        Share of the held-out examples predicted right.
+    """
+
+    training_loss: float
+    training_truth: float
+    loss: float
+    truth: float
+    accuracy: float
+
+
 class SequenceLearner:
     """An LSTM that learns whether a sequence's sum is positive: 192 examples to learn from, 192 held out."""
 
@@ -180,13 +201,19 @@ class SequenceLearner:
                 model.train_on_batch(x[rows], y[rows])
         return model
 
-    def train(self, seed: int, batch_size: int, updates: int) -> tuple[float, float]:
-        """Return held-out loss and accuracy after so many updates on batches of this size."""
+    def train(self, seed: int, batch_size: int, updates: int) -> Report:
+        """Return what the model tells, and what its predictions say, after so many updates on batches of this size."""
         model = self._run(seed, batch_size, updates)
         x, y = self._data(seed)
+        cuts = slice(None, self.examples), slice(self.examples, None)
         with precision("float64"):
-            report = model.evaluate(x[self.examples :], y[self.examples :], batch_size=192, verbose=0, return_dict=True)
-        return float(report["loss"]), float(report["binary_accuracy"])
+            told = [model.evaluate(x[c], y[c], batch_size=self.held_out, verbose=0, return_dict=True) for c in cuts]
+            logits = np.asarray(model.predict_on_batch(x))
+        truth = np.logaddexp(0.0, np.where(y > 0, -logits, logits))
+        means = [float(np.mean(truth[c])) for c in cuts]
+        training, held_out = told
+        accuracy = float(held_out["binary_accuracy"])
+        return Report(float(training["loss"]), means[0], float(held_out["loss"]), means[1], accuracy)
 
     def paths(self, seed: int) -> tuple[Array, Array, Array]:
         """Return the weights at the start, after batches of 32, and after as many accumulated from two of 16."""
