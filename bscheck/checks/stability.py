@@ -14,11 +14,13 @@ from bscheck.checks import Param, check, loss_pictures
 from bscheck.checks.context import Context
 from bscheck.checks.expected_loss import (
     EXAMPLES,
+    FALSE_ALARMS,
     RUNS,
     SHARES,
     Setting,
     few,
     mean_reading,
+    other_paths,
     path_reading,
     setting,
     shown,
@@ -76,7 +78,7 @@ def stability_cases(context: Context) -> Any:
     "rate",
     formula="eta*(B): the spectral radius of (1-c) A x A + c E_i A_i x A_i reaches 1, A_i = I - 2 eta x_i x_i^T; "
     "at 0.9 and 1.1 eta* every run within 64 (B+8) t u of its own path; the full batch's distance from the optimum "
-    "falls at 0.9 and grows at 1.1 by the radius",
+    "falls at 0.9 and grows at 1.1 by the radius. Given batches and weights: no false alarms",
     source="the recursion of mean_loss_follows_the_moment_recursion; full batch: eta* = 1 / lambda_max(H)",
     example="at 1.1 of the threshold the full batch's distance from the optimum falls",
 )
@@ -157,8 +159,9 @@ def stationary_cases(context: Context) -> Any:
     examples=(0, 0, 50),
     per_subject=False,
     catches="noise of small batches that is damped or added to, so that training settles lower or higher than it can",
-    formula="excess loss tr(H M) at the fixed point of the recursion, to first order eta c E r^2 |x|^2 / 2 and so as "
-    "eta / B; |mean L - L* - tr(H M)| <= z sd / sqrt(runs) at 1e-9",
+    formula="excess loss tr(H M) at the fixed point of the recursion, to first order eta c E r^2 |x|^2 and so as "
+    "eta / B; |mean L - E L| <= z sd / sqrt(runs), E L by the recursion with what is left of the start. "
+    + FALSE_ALARMS,
     source="the recursion of mean_loss_follows_the_moment_recursion",
     example="once settled the mean loss of 1024 runs is 0.31; it is expected to be 0.27",
 )
@@ -167,7 +170,8 @@ def training_settles_at_the_stationary_loss(context: Context, case: LeastSquares
     made = setting(case, EXAMPLES, True)
     rows = batches(case.seed, RUNS, case.updates, EXAMPLES, case.batch_size, True)
     last = train(case, made, rows, (case.updates,))[0]
-    path = simulate(made.problem, made.maps, made.start, rows)[-1]
+    paths = simulate(made.problem, made.maps, made.start, rows)[-1], other_paths(case, made)[-1]
+    spread = max(float(np.std(made.problem.loss(path + made.problem.optimum))) for path in paths)
     losses = made.problem.loss(last)
     settled = made.problem.least_loss + stationary_loss(made.problem, made.rate, made.c)
     moments = first_moments(made.problem, made.start)
@@ -175,9 +179,7 @@ def training_settles_at_the_stationary_loss(context: Context, case: LeastSquares
         moments = next_moments(moments, made.maps, made.c)
     # What is left of the start, by the recursion: the slowest direction takes its time.
     expected = expected_loss(made.problem, moments)
-    found = mean_reading(
-        losses, float(np.std(made.problem.loss(path + made.problem.optimum))), expected, "once settled"
-    )
+    found = mean_reading(losses, spread, expected, "once settled")
     figures = {"stationary_loss": settled, "rate": made.rate, "left_of_the_start": expected - settled}
     curves = _stationary_curves(case, made, found, settled) if shown(case) else ()
     return replace(found, figures={**found.figures, **figures}, curves=curves)

@@ -69,7 +69,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--only", nargs="*", default=list(OPTIMIZERS), choices=list(OPTIMIZERS))
     asked = parser.parse_args()
-    told = " · ".join(f"{key} {value}" for key, value in describe().items() if key in ("keras", "tensorflow", "device"))
+    told = " · ".join(
+        f"{key} {value}"
+        for key, value in describe().items()
+        if key in ("keras", "backend", "backend_version", "device")
+    )
     print(f"{told} · {date.today()} · python tests/benchmarks/equal_updates.py --pairs {asked.pairs}")
     total = sum(report(name, asked.pairs, OPTIMIZERS[name][2]) for name in asked.only)
     print(f"false alarms of all {len(asked.only)} equivalence tests together: {total:.1e} a run")
