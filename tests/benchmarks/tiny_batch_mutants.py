@@ -13,6 +13,8 @@ is listed with the reason why no such law can tell it.
 
 import argparse
 import contextlib
+import sys
+from datetime import date
 from unittest import mock
 
 import keras
@@ -27,6 +29,7 @@ from bscheck.checks.context import Context, forget
 from bscheck.checks.run import RunSettings, run_check
 from bscheck.results.known_issues import load_known_issues
 from bscheck.results.verdict import Verdict
+from bscheck.runtime.environment import describe
 
 CHECKS = (
     ("minibatch_gradient_is_unbiased", {"subject": "dense"}, "mean"),
@@ -200,6 +203,12 @@ UPDATES = {
 FAULTS = {**SAMPLING, **GRADIENTS, **UPDATES}
 
 
+def provenance(script):
+    """Return what was run, when and on what."""
+    told = [f"{key} {describe()[key]}" for key in ("keras", "backend", "backend_version", "device")]
+    return " · ".join([*told, str(date.today()), " ".join(["python", script, *sys.argv[1:]])])
+
+
 def tellers(settings):
     """Return the checks that fail on Keras as it is now."""
     forget()
@@ -215,6 +224,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[""])
     asked = parser.parse_args()
+    print(provenance("tests/benchmarks/tiny_batch_mutants.py"), flush=True)
     settings = RunSettings(known_issues=load_known_issues(all_checks()))
     counts = {"told": 0, "equivalent": 0, "missed": 0}
     with contextlib.ExitStack() as patches:
