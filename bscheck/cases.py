@@ -626,6 +626,8 @@ class RecurrenceCase(Case):
         What is compared: ``all``, or the ``slots`` alone.
     scaled : bool
         Whether the loss is scaled, by a factor that is no power of two.
+    rate : str
+        ``constant``, or ``changing`` before every update.
     decay, clip, ema
         As in `UpdateCase`.
     """
@@ -639,6 +641,7 @@ class RecurrenceCase(Case):
     gradient: str = "dense"
     part: str = "all"
     scaled: bool = False
+    rate: str = "constant"
     decay: str = "none"
     clip: str = "none"
     ema: str = "none"
@@ -648,7 +651,7 @@ class RecurrenceCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "magnitude": ("usual", "tiny", "huge", "zero", "mixed", "opposed"), "gradient": ("dense", "rows"),
         "start": ("usual", "zero"),
-        "part": ("all", "slots"), "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
+        "part": ("all", "slots"), "rate": ("constant", "changing"), "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
         "ema": UpdateCase.CHOICES["ema"], "mode": MODES, "dtype": ("float32", "float64"),
     }  # fmt: skip
 

@@ -71,7 +71,7 @@ def test_keras_with_a_slower_large_batch_ends_beyond_the_margin():
 
     def faulty(values, *args, **kwargs):
         large = ops.greater(ops.shape(values)[0], 100)
-        return sound(values, *args, **kwargs) * ops.where(large, 0.5, 1.0)
+        return sound(values, *args, **kwargs) * ops.where(large, 0.25, 1.0)
 
     forget()
     try:
