@@ -364,7 +364,20 @@ class LeastSquaresCase(Case):
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCase(Case):
-    """One seed of an experiment about learning: its data, its order and its first weights."""
+    """An experiment about learning; a seed stands for data, order and first weights.
+
+    Attributes
+    ----------
+    runs : int
+        Number of seeds, counted up from the case's own.
+    """
+
+    runs: int = 1
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the experiment."""
+        return range(self.seed, self.seed + self.runs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -618,6 +631,8 @@ class RecurrenceCase(Case):
         What is compared: ``all``, or the ``slots`` alone.
     scaled : bool
         Whether the loss is scaled, by a factor that is no power of two.
+    rate : str
+        ``constant``, or ``changing`` before every update.
     decay, clip, ema
         As in `UpdateCase`.
     """
@@ -631,6 +646,7 @@ class RecurrenceCase(Case):
     gradient: str = "dense"
     part: str = "all"
     scaled: bool = False
+    rate: str = "constant"
     decay: str = "none"
     clip: str = "none"
     ema: str = "none"
@@ -640,7 +656,7 @@ class RecurrenceCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "magnitude": ("usual", "tiny", "huge", "zero", "mixed", "opposed"), "gradient": ("dense", "rows"),
         "start": ("usual", "zero"),
-        "part": ("all", "slots"), "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
+        "part": ("all", "slots"), "rate": ("constant", "changing"), "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
         "ema": UpdateCase.CHOICES["ema"], "mode": MODES, "dtype": ("float32", "float64"),
     }  # fmt: skip
 
@@ -924,6 +940,33 @@ class AccumulatorCase(Case):
     cancelling: bool = False
     mode: str = "eager"
     dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeCase(Case):
+    """One epoch of training at the edge of what a batch may be.
+
+    Attributes
+    ----------
+    edge : str
+        ``one_example`` (a batch of one), ``masked`` (every step of it), ``weightless`` (all sample weights 0),
+        ``one_class`` (targets are all the same), ``larger`` (a batch size above the number of examples) or ``tail``
+        (the last batch has one example).
+    path : str
+        ``fit`` or ``train_on_batch``.
+    variant : str
+        The loss's options, see `bscheck.surface.losses.CONSTRUCTIONS`.
+    """
+
+    edge: str = "one_example"
+    path: str = "train_on_batch"
+    variant: str = "default"
+    mode: str = "eager"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "edge": ("one_example", "masked", "weightless", "one_class", "larger", "tail"),
+        "path": ("fit", "train_on_batch"), "variant": LossCase.CHOICES["variant"], "mode": MODES,
+    }  # fmt: skip
 
 
 def seeds() -> SearchStrategy[int]:
