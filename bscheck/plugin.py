@@ -10,10 +10,12 @@ import gc
 import json
 import signal
 import sys
+import textwrap
 from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -164,6 +166,7 @@ class Session:
             seed=options.seed,
             known_issues=self.known_issues,
             timing=options.timing,  # type: ignore[arg-type]  # one of TIMINGS, or "auto"
+            scripts=options.scripts,
         )
 
     def context_options(self) -> dict[str, str]:
@@ -268,12 +271,31 @@ class Session:
             report.bscheck_environment = dict(self.environment)  # type: ignore[attr-defined]
         return report
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep a report's results."""
+        """Keep a report's results, and tell a failure with its number in the record: only here is it known."""
         texts: list[str] = getattr(report, "bscheck", [])
         if texts and not self.environment:
             self.environment = getattr(report, "bscheck_environment", {})
+        first = len(self.results)
         self.results += [{**json.loads(text), "nodeid": report.nodeid} for text in texts]
+        if report.failed and not self.is_worker:
+            told = [(n, r) for n, r in enumerate(self.results[first:], first) if r["verdict"] == "failed"]
+            if told:
+                report.longrepr = self._told(*told[-1], report)
+
+    def _told(self, number: int, result: dict[str, Any], report: pytest.TestReport) -> str:
+        """Return the text of a failure, as `bscheck.items` tells it, with what there is to run."""
+        from bscheck.checks import get_check
+        from bscheck.results.failure import Place, render
+        from bscheck.results.verdict import Result
+
+        options = self.read_options()
+        record = "" if options.record is None else _from_here(options.record)
+        scripts = "" if options.scripts is None else _from_here(options.scripts)
+        place = Place(record, number, scripts, report.nodeid.partition("::")[0])
+        text = render(Result.from_json(result), get_check(result["check"]).promise, self.environment, place)
+        return textwrap.dedent(text.partition("\n")[2])
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the record, also of a run that was cut short."""
@@ -371,6 +393,12 @@ def _refuse_unknown(names: tuple[str, ...]) -> None:
 def _issue_json(issue: KnownIssue) -> dict[str, Any]:
     """Return a known issue for the record; where its file lay is nobody's business."""
     return {key: value for key, value in asdict(issue).items() if key != "source"}
+
+
+def _from_here(path: Path) -> str:
+    """Return a path as it is shortest to type: from the present folder where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _now() -> str:
