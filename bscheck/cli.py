@@ -15,6 +15,8 @@ from bscheck.errors import EXIT_BAD_INPUT, BscheckError
 COMMANDS = (
     "list",
     "compare",
+    "replay",
+    "waive",
 )
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -22,9 +24,9 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _EPILOG = """\
 exit codes:
   0    fine
-  1    a promise is broken
+  1    a promise is broken, or still is (replay)
   2    usage: an unknown command or option
-  3    coverage was lost (compare)
+  3    coverage was lost (compare), a case cannot be run here (replay)
   4    bad input: an unknown check, a file that cannot be used, no Keras
   130  interrupted
 

@@ -74,12 +74,12 @@ def write_record(
     }
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
-        _replace(path, text)
+        replace_file(path, text)
     except OSError as error:
         raise RecordError(f"record {path}: cannot be written: {error.strerror or one_line(error)}") from None
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write beside the file, make sure it is on the disk, then rename over it."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
