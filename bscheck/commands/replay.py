@@ -63,9 +63,12 @@ def _script(done: object, subjects: object, folder: str) -> str:
 
     told: Any = done
     check, context = ready(told.recorded, subjects)  # type: ignore[arg-type]
-    case = check.case.from_json(dict(told.recorded.result.failure.case))
+    failure = told.recorded.result.failure
+    if not failure.case:
+        return "no stand-alone program: it fails while setting up"
+    case = check.case.from_json(dict(failure.case))
     try:
-        name = write_script(check, context, case, Path(folder))
+        name = write_script(check, context, case, failure.reading, Path(folder))
     except NoScript as reason:
         return f"no stand-alone program: {reason}"
     return f"python {Path(folder) / name}"

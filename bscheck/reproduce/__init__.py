@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bscheck.errors import BscheckError, one_line
-from bscheck.results.verdict import Failure
+from bscheck.results.verdict import Failure, Reading
 
 if TYPE_CHECKING:
     from bscheck.cases import Case
@@ -41,7 +41,7 @@ def reproduced(check: Check, context: Context, case: Case, failure: Failure, fol
         return replace(failure, no_script=reason)
     started = time.monotonic()
     try:
-        return replace(failure, script=write_script(check, context, case, folder), no_script="")
+        return replace(failure, script=write_script(check, context, case, failure.reading, folder), no_script="")
     except NoScript as reason:
         return replace(failure, script="", no_script=str(reason))
     finally:
@@ -52,7 +52,7 @@ class NoScript(Exception):  # noqa: N818 - an answer, not an error
     """Raised where no stand-alone program can be offered; ``str()`` is the reason."""
 
 
-def write_script(check: Check, context: Context, case: Case, folder: Path) -> str:
+def write_script(check: Check, context: Context, case: Case, reading: Reading, folder: Path) -> str:
     """Write the program that shows a failure, once it has shown it in a fresh process; return the file's name.
 
     Raises
@@ -64,7 +64,7 @@ def write_script(check: Check, context: Context, case: Case, folder: Path) -> st
     from bscheck.reproduce.templates import source_of
 
     try:
-        source = source_of(check, context, case)
+        source = source_of(check, context, case, reading)
     except (NoScript, BscheckError) as reason:
         raise NoScript(str(reason)) from None
     except Exception as error:
