@@ -53,7 +53,6 @@ class Options:
             "check": list(self.check),
         }
 
-
     @property
     def scripts(self) -> Path | None:
         """The folder of stand-alone programs: as asked for, else beside the record; None: none are written."""

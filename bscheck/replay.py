@@ -153,9 +153,7 @@ def _again(check: Check, context: Context, recorded: Recorded) -> Reading:
         raise NotApplicable(f"setting up raised {one_line(error)}") from None
     if reason:
         raise NotApplicable(f"the promise does not apply: {reason}")
-    readings: Iterator[Reading] = (
-        attempt(check, context, case) for _ in range(1 if failure.steady else UNSTEADY_RUNS)
-    )
+    readings: Iterator[Reading] = (attempt(check, context, case) for _ in range(1 if failure.steady else UNSTEADY_RUNS))
     held = Reading(0.0)
     for reading in readings:
         if not reading.holds:
@@ -174,7 +172,9 @@ def _changed(recorded: Recorded, here: Mapping[str, str]) -> str:
     """Return what differs from the recorded versions, or that nothing does."""
     before = recorded.environment
     pairs = [(k, before.get(k, ""), here.get(k, "")) for k in ("keras", "backend_version", "numpy", "python")]
-    changed = [f"{before.get('backend', 'backend') if k == 'backend_version' else k} {a} -> {b}" for k, a, b in pairs if a != b]
+    changed = [
+        f"{before.get('backend', 'backend') if k == 'backend_version' else k} {a} -> {b}" for k, a, b in pairs if a != b
+    ]
     return f" ({', '.join(changed)})" if changed else " (the versions are those of the record)"
 
 

@@ -182,7 +182,7 @@ def _expired(issue: KnownIssue, case: Case, told: Result) -> Result:
         figures={"expired": 1.0},
     )  # fmt: skip
     failure = Failure(case.to_json(), told.worst_case, seen)
-    return replace(told, verdict=Verdict.FAILED, reason=text, failure=failure)
+    return replace(told, verdict=Verdict.FAILED, reason=text, worst=seen, failure=failure)
 
 
 def describe(context: Context, case: Case | None) -> str:

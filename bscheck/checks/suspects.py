@@ -169,7 +169,7 @@ def _explained_update(rig: Rig, case: UpdateCase, window: Sequence[Sequence[Arra
     shares = next((_WEIGHINGS[name](k) for name in chosen if name in _WEIGHINGS), [1 / k] * k)
     given = [_clipped(g, case.clip) for g in window] if "clip-per-micro-batch" in chosen else window
     rig.apply([
-        sum(s * g[i].astype(np.float64) for s, g in zip(shares, given, strict=True)).astype(case.dtype)
+        np.sum([s * g[i].astype(np.float64) for s, g in zip(shares, given, strict=True)], axis=0).astype(case.dtype)
         for i in range(len(rig.names))
     ])  # fmt: skip
     momentum = float(getattr(rig.optimizer, "ema_momentum", 0.0) or 0.0)
@@ -266,7 +266,10 @@ def of_mixture(applied: Array, micro: Array, shares: Array, sizes: Sequence[int]
 
 def _weighed(counts: Array, shares: Array, sizes: Sequence[int], k: int) -> Suspect:
     """Return the words for how often each micro-batch counts (once is right)."""
-    near = lambda wanted: bool(np.allclose(counts, wanted, atol=0.02))  # noqa: E731
+
+    def near(wanted: Any) -> bool:
+        return bool(np.allclose(counts, wanted, atol=0.02))
+
     told: list[tuple[bool, str, str]] = [
         (near(k), "sum", f"a sum in place of the mean: {k} times the expected gradient"),
         (near(1 / k), "divided-twice", f"divided by the {k} micro-batches once more"),
@@ -392,6 +395,7 @@ def _of_ratio(check: Check, context: Context, case: Any, reading: Reading) -> Fi
     from bscheck.diagnose import attempt
 
     pairs: list[tuple[int, float]] = []
+    variation: Any
     for variation in _variations(case):
         again = reading if variation == case else attempt(check, context, variation)
         expected = again.figures.get("expected", 0.0)

@@ -48,7 +48,9 @@ def _replay(given: argparse.Namespace) -> Iterator[str | int]:
         if given.script is not None and done.outcome == Outcome.STILL_FAILS:
             yield f"    {_script(done, subjects, given.script)}"
     if len(replayed) > 1:
-        counts = [f"{sum(r.outcome == o for r in replayed)} {o}" for o in Outcome if any(r.outcome == o for r in replayed)]
+        counts = [
+            f"{sum(r.outcome == o for r in replayed)} {o}" for o in Outcome if any(r.outcome == o for r in replayed)
+        ]
         yield " · ".join(counts)
     yield exit_code(replayed)
 

@@ -115,10 +115,9 @@ for a, spec in zip(seen, [s for s in announced if s is not None]):
 
 def own_output(check: Check, context: Context, case: LayerCase, reading: Reading) -> str:
     """Each example's output in a batch beside its output alone."""
-    from bscheck.checks.layer_bench import bench_of, joined, mapped, take
+    from bscheck.checks.layer_bench import bench_of, take
     from bscheck.checks.layers import mixed_batch
 
-    del joined, mapped
     bench = bench_of(context, case)
     kept, places, batch = mixed_batch(bench, case)
     dtype = bench.dtype(case.dtype)
@@ -169,6 +168,7 @@ compare("after a batch of {case.examples}, a batch of {case.other} is taken, and
 def definition(check: Check, context: Context, case: Any, reading: Reading) -> str:
     """What a layer computes beside its definition."""
     from bscheck.checks.layer_values import _made, _situation
+    from bscheck.surface.constructions import arguments
 
     if case.gradient:
         raise NoScript("a gradient's program is longer than the recorded case")
@@ -182,11 +182,16 @@ def definition(check: Check, context: Context, case: Any, reading: Reading) -> s
     training = f", training={case.training}" if len(made.construction.training) > 1 else ""
     layer = situation.call.layer
     inputs = [np.asarray(x, case.dtype) if x.dtype.kind == "f" else x for x in situation.passed]
-    together = len(inputs) > 1 and made.construction.together
+    args, kwargs = arguments(made.construction, inputs)
     body = f"""
 layer = {keras_object(layer)}
-INPUTS = {tree(inputs)}
-call = lambda: layer({"INPUTS" if together else "*INPUTS"}{training})
+ARGS, KWARGS = {tree(tuple(args))}, {tree(dict(kwargs))}
+
+
+def call():
+    return layer(*ARGS, **KWARGS{training})
+
+
 call()
 WEIGHTS = {tree([np.asarray(situation.weights[v.path]) for v in layer.variables if v.path in situation.weights])}
 for variable, value in zip(layer.weights, WEIGHTS):

@@ -136,13 +136,17 @@ def _window(check: Check, context: Context, case: GradientCase, reading: Reading
     batches = [bench.cast(batch) for batch in draw_micro_batches(context, case)]
     if not _small(batches):
         raise NoScript("its examples are too large to be written down")
-    weights = bench.split(draw_weights(context.bench("float64") if expected == "apart" else bench, case.seed, case.scale))
+    weights = bench.split(
+        draw_weights(context.bench("float64") if expected == "apart" else bench, case.seed, case.scale)
+    )
     parts, step = parts_of(context, dtype), context.subject.step
     imports, own = list(parts.imports), ""
     if step is not None and expected != "apart":
         line, own = imported(step, f"the step= of {context.subject.name!r}")
         imports.append(line)
-    shares = [n / sum(case.sizes) for n in case.sizes] if context.traits.reduction == "mean" else [1.0] * len(case.sizes)
+    shares = (
+        [n / sum(case.sizes) for n in case.sizes] if context.traits.reduction == "mean" else [1.0] * len(case.sizes)
+    )
     body = f"""
 {parts.build}
 
@@ -221,7 +225,7 @@ def evaluation(check: Check, context: Context, case: InferenceCase, reading: Rea
     name = reading.where or "loss"
     bound = 2 * abs(reading.figures.get("seen", 0.0) - reading.figures.get("expected", 0.0)) / max(reading.share, 2.0)
     lines = [head.body, call, "# The mean over the examples, by NumPy in float64 from each example's own prediction."]
-    lines += [f'compare({name!r}, seen[{name!r}], {reading.figures.get("expected", 0.0)!r}, {bound!r})']
+    lines += [f"compare({name!r}, seen[{name!r}], {reading.figures.get('expected', 0.0)!r}, {bound!r})"]
     return program(
         what(check, context, case), "\n".join(lines), imports=[*head.imports, *imports], dtype=case.dtype,
         raised=raised(reading),
@@ -254,7 +258,9 @@ def history(check: Check, context: Context, case: InferenceCase, reading: Readin
         rows += "\n    if isinstance(tree, dict):\n        return {k: rows(t, a, b) for k, t in tree.items()}\n    return tree[a:b]\n"
         lines = [rows, f"EXPECTED = {wanted}", f"for (a, b), expected, bound in zip({case.edges}, EXPECTED, {bounds}):"]
         lines += [f"    seen = model.{case.path}(rows(x, a, b), rows(y, a, b){weighed}, return_dict=True)"]
-        lines += [f'    compare(f"{case.path} of examples {{a}} to {{b - 1}}: {name}", seen[{name!r}], expected, bound)']
+        lines += [
+            f'    compare(f"{case.path} of examples {{a}} to {{b - 1}}: {name}", seen[{name!r}], expected, bound)'
+        ]
     return program(
         what(check, context, case), "\n".join([head.body, *lines]), imports=[*head.imports, *imports],
         dtype=case.dtype, raised=raised(reading),
@@ -328,8 +334,8 @@ for a, b in zip(seen if isinstance(seen, list) else [seen], expected if isinstan
 def trajectory(check: Check, context: Context, case: TrajectoryCase, reading: Reading) -> str:
     """Training up to the first bad update, and where the published recurrence ends from the weights before it."""
     from bscheck.checks import trajectory as checks
-    from bscheck.checks.trajectory import _batches, _gradients, _rates, _read, _training, hyperparameters, steps
-    from bscheck.oracles.optimizers import RECURRENCES
+    from bscheck.checks.trajectory import _batches, _gradients, _rates, _read, _training, steps
+    from bscheck.oracles.optimizers import RECURRENCES, hyperparameters
 
     recurrence = RECURRENCES[context.param.get("optimizer")]
     training = _training(recurrence.name, case.model, case.dtype, case.mode)
@@ -340,9 +346,7 @@ def trajectory(check: Check, context: Context, case: TrajectoryCase, reading: Re
         raise NoScript("some batches make no update of their own")
     hyper = hyperparameters(training.optimizer, recurrence, case.dtype)
     with np.errstate(all="ignore"):
-        found = steps(
-            recurrence, states, _gradients(case, states[:-1], batches, bench), rates, hyper, case.dtype
-        )
+        found = steps(recurrence, states, _gradients(case, states[:-1], batches, bench), rates, hyper, case.dtype)
     weights = [s for s in found if s.part == "weight"]
     shares = np.array([[float(s.shares()[t].max()) for t in range(case.updates)] for s in weights])
     bad = np.flatnonzero((~(shares <= 1)).any(axis=0))

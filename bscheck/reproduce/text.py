@@ -22,7 +22,7 @@ MOST_NUMBERS = 600
 _WIDTH = 110
 
 #: What programs compare with, and how they say what they saw.
-COMPARE = '''
+COMPARE = """
 def compare(what, seen, expected, bound):
     seen, expected = np.asarray(seen, "float64"), np.asarray(expected, "float64")
     if seen.shape != expected.shape:
@@ -31,12 +31,12 @@ def compare(what, seen, expected, bound):
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
         fail(f"{what}{list(at) if at else ''} is {seen[at]:.9g}; it must be {expected[at]:.9g}")
-'''
-_FAIL = '''
+"""
+_FAIL = """
 def fail(text):
     print("FAILS:", text)
     sys.exit(1)
-'''
+"""
 
 
 def program(what: str, body: str, *, imports: Sequence[str] = (), dtype: str = "float32", raised: bool = False) -> str:

@@ -35,7 +35,7 @@ def _optimizer(name: str, case: Any, **more: Any) -> str:
     """Return the expression of an optimizer; what accumulates is left open."""
     v = variant(name)
     given = {"learning_rate": LEARNING_RATE, **v.options, **more}
-    given |= CLIPS[getattr(case, "clip", "none")] | dict(EMAS[getattr(case, "ema", "none")])
+    given |= {**CLIPS[getattr(case, "clip", "none")], **EMAS[getattr(case, "ema", "none")]}
     if getattr(case, "decay", "none") != "none":
         given["weight_decay"] = DECAY
     return f"keras.optimizers.{v.class_name}({options(given)}, **more)"
@@ -92,8 +92,8 @@ for update in range({case.updates}):
 
 def rows(check: Check, context: Context, case: UpdateCase, reading: Reading) -> str:
     """Sparse gradients beside the dense ones that they stand for."""
-    from bscheck.checks.updates import _exact_rows
     from bscheck.checks.context import random
+    from bscheck.checks.updates import _exact_rows
 
     if context.runtime.name != "tensorflow":
         raise NoScript("only TensorFlow has sparse gradients")

@@ -53,7 +53,9 @@ def reset_metric(check: Check, context: Context, case: MetricCase, reading: Read
     lines = [_given(of), f"CHUNKS = {list(case.chunks)}", "", f"used, new = {_metric(of)}, {_metric(of)}"]
     lines += _updates(of, case, "used")
     lines += ["used.reset_state()", "for variable in used.variables:"]
-    lines += ['    compare(f"after a reset {variable.name}", keras.ops.convert_to_numpy(variable), np.zeros(variable.shape), 0)']
+    lines += [
+        '    compare(f"after a reset {variable.name}", keras.ops.convert_to_numpy(variable), np.zeros(variable.shape), 0)'
+    ]
     lines += [*_updates(of, case, "used"), *_updates(of, case, "new")]
     lines += ["seen, expected = (keras.ops.convert_to_numpy(m.result()) for m in (used, new))"]
     lines += [f'compare("{of.name} after a reset", seen, expected, 0)']
@@ -117,7 +119,7 @@ def loss(check: Check, context: Context, case: LossCase, reading: Reading) -> st
     else:
         lines += [f"seen = keras.losses.{name}(y, p{', ' if variant else ''}{options(variant)})"]
     if tiny:
-        lines += ['if not np.isfinite(keras.ops.convert_to_numpy(seen)).all():', '    fail(f"the loss is {seen}")']
+        lines += ["if not np.isfinite(keras.ops.convert_to_numpy(seen)).all():", '    fail(f"the loss is {seen}")']
         return program(what(check, context, case), "\n".join(lines), dtype=case.dtype, raised=raised(reading))
     if single:
         expected, bound = truth.values, truth.bounds
@@ -135,7 +137,7 @@ def loss(check: Check, context: Context, case: LossCase, reading: Reading) -> st
 
 def regularizer(check: Check, context: Context, case: RegularizerCase, reading: Reading) -> str:
     """A regularizer called on a matrix."""
-    from bscheck.checks.penalties import REGULARIZERS
+    from bscheck.oracles.penalties import REGULARIZERS
     from bscheck.surface.penalties import REGULARIZER_OPTIONS
     from bscheck.tolerance import UNIT_ROUNDOFF
 
@@ -180,7 +182,9 @@ def call_of(case: InferenceCase, weighed: bool, more: str = "") -> tuple[str, li
 
 def class_weight(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
     """Training with class weights, and the mean of the weighed losses."""
-    from bscheck.checks.penalties import CLASS_WEIGHTS, FEATURES, OUTPUTS, ROWS, _examples
+    from bscheck.checks.penalties import CLASS_WEIGHTS, _examples
+    from bscheck.oracles.losses import ROWS
+    from bscheck.surface.penalties import FEATURES, OUTPUTS
 
     labels, omitted = context.param.get("labels"), context.param.get("omitted")
     if case.weights != "none" or not (raised(reading) or "is" in reading.seen) or case.path == "train_on_batch":
@@ -212,7 +216,8 @@ compare("the loss", seen["loss"], EXPECTED, {1e-9 * (abs(expected) + 1)!r})
 
 def penalty(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
     """A model with penalties, and the loss that it must report."""
-    from bscheck.checks.penalties import _cut, _examples, _penalized_weights, penalized_loss
+    from bscheck.checks.penalties import _cut, _examples, _penalized_weights
+    from bscheck.oracles.linear import penalized_loss
     from bscheck.surface import penalties as known
 
     kind = context.param.get("penalty")

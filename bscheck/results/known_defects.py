@@ -54,9 +54,12 @@ class KnownDefect:
 def known_defects(path: Path = PACKAGED) -> tuple[KnownDefect, ...]:
     """Return the table."""
     entries = tomllib.loads(path.read_text(encoding="utf-8"))["defect"]
-    return tuple(
-        KnownDefect(**{k: tuple(v) if k in ("checks", "suspects") else v for k, v in entry.items()}) for entry in entries
-    )
+    return tuple(map(_defect, entries))
+
+
+def _defect(entry: Mapping[str, Any]) -> KnownDefect:
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    return KnownDefect(**fields)
 
 
 def like(check: str, situation: Mapping[str, Any], suspects: Sequence[str], environment: Mapping[str, str]) -> str:

@@ -93,9 +93,7 @@ def matches(when: Mapping[str, Any], situation: Mapping[str, Any]) -> bool:
     return all(key in situation and _fits(value, situation[key]) for key, value in wanted.items())
 
 
-def load_known_issues(
-    checks: Mapping[str, Check], *files: Path, today: date | None = None
-) -> tuple[KnownIssue, ...]:
+def load_known_issues(checks: Mapping[str, Check], *files: Path, today: date | None = None) -> tuple[KnownIssue, ...]:
     """Return the packaged entries and those of the files, validated.
 
     Parameters
@@ -122,9 +120,7 @@ def load_known_issues(
     return tuple(issues.values())
 
 
-def read_known_issues(
-    path: Path, checks: Mapping[str, Check], today: date | None = None
-) -> tuple[KnownIssue, ...]:
+def read_known_issues(path: Path, checks: Mapping[str, Check], today: date | None = None) -> tuple[KnownIssue, ...]:
     """Return one file's entries, validated.
 
     Raises
@@ -159,9 +155,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise KnownIssueError(f"{path}: is not valid TOML: {' '.join(str(error).split())}") from None
 
 
-def _issue(
-    path: Path, number: int, entry: Mapping[str, Any], checks: Mapping[str, Check], today: date
-) -> KnownIssue:
+def _issue(path: Path, number: int, entry: Mapping[str, Any], checks: Mapping[str, Check], today: date) -> KnownIssue:
     """Return one entry, or raise with its place."""
     name = entry.get("id")
     source = f"{path}: issue {name!r}" if isinstance(name, str) else f"{path}: issue number {number}"

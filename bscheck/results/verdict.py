@@ -158,6 +158,7 @@ class Result:
         """
         return _typed(cls, data)
 
+
 T = TypeVar("T")
 
 #: What a field of these names is read as; other fields are strings, numbers or tables of them.

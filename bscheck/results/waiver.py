@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bscheck.errors import BscheckError, KnownIssueError, one_line
-from bscheck.results.known_issues import PACKAGED, load_known_issues, read_known_issues, read_toml
+from bscheck.results.known_issues import PACKAGED, read_known_issues
 from bscheck.results.record import replace_file
 from bscheck.results.reference import Recorded
 from bscheck.results.verdict import Failure
@@ -126,7 +126,9 @@ def append(path: Path, entry: Mapping[str, Any], checks: Mapping[str, Check]) ->
         known = read_known_issues(path, checks)
         same = next((i for i in known if (i.check, dict(i.param), dict(i.case)) == _pinned(entry)), None)
         if same is not None:
-            raise KnownIssueError(f"{path}: issue {same.id!r} holds this case already, until {same.expires or 'further notice'}")
+            raise KnownIssueError(
+                f"{path}: issue {same.id!r} holds this case already, until {same.expires or 'further notice'}"
+            )
         before = path.read_text(encoding="utf-8")
     taken = {issue.id for file in (PACKAGED, path) if file.exists() for issue in read_known_issues(file, checks)}
     written = {**entry, "id": _free(str(entry["id"]), taken)}
