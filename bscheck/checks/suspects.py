@@ -18,7 +18,7 @@ import numpy as np
 from bscheck.results.verdict import Reading
 
 if TYPE_CHECKING:
-    from bscheck.cases import Case, GradientCase, InferenceCase, MetricCase, UpdateCase
+    from bscheck.cases import Case, GradientCase, InferenceCase, LossScaleCase, MetricCase, TrajectoryCase, UpdateCase
     from bscheck.checks import Check
     from bscheck.checks.context import Context
     from bscheck.runtime.rig import Rig
@@ -27,6 +27,9 @@ Array = np.ndarray[Any, Any]
 
 #: Share of the difference (rms) that an explanation may leave over: rounding, not a second defect.
 LEFT_OVER = 0.02
+
+#: Updates after which an explanation must still agree.
+LEAST_UPDATES = 3
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,11 @@ OF_UPDATES: Mapping[str, str] = {
     "last-alone": "the last micro-batch alone makes the update",
     "first-alone": "the first micro-batch alone makes the update",
     "last-missing": "the last micro-batch is missing",
+    "last-twice": "the last micro-batch counts twice",
+    "decay-of-excluded": "weights that are excluded from the decay decay as well",
     "no-decay": "weight decay does not act at all",
     "no-clip": "the clip does not act at all",
+    "no-constraint": "the constraint does not act at all",
 }
 _WEIGHINGS: Mapping[str, Callable[[int], list[float]]] = {
     "sum": lambda k: [1.0] * k,
@@ -82,6 +88,7 @@ _WEIGHINGS: Mapping[str, Callable[[int], list[float]]] = {
     "last-alone": lambda k: [0.0] * (k - 1) + [1.0],
     "first-alone": lambda k: [1.0] + [0.0] * (k - 1),
     "last-missing": lambda k: [1 / (k - 1)] * (k - 1) + [0.0] if k > 1 else [0.0],
+    "last-twice": lambda k: [1 / k] * (k - 1) + [2 / k],
 }
 
 
@@ -95,28 +102,32 @@ def _of_update(context: Context, case: UpdateCase, reading: Reading) -> Findings
     start = first_weights(case)
     run.reset(start)
     reference.reset(start)
-    windows = [micro_gradients(case, update) for update in range(case.updates)]
-    made = 0
+    # Beyond the first bad update too: at one update, several explanations may give the same.
+    windows = [micro_gradients(case, update) for update in range(max(case.updates, LEAST_UPDATES))]
+    seen, expected = _Trace(), _Trace()
     for window in windows:
-        made += 1
         for gradients in window:
             run.apply(gradients)
         reference.apply(accumulated(window, case.mode, case.dtype))
-        if _differ(run, reference):
-            break
-    seen, expected = _state(run), _state(reference)
+        seen.add(run)
+        expected.add(reference)
 
     def end(chosen: Sequence[str]) -> Array:
-        spared = [("none" if f"no-{option}" in chosen else value) for option, value in zip(OPTIONS, _options(case))]  # noqa: B905
+        on = dict(zip(OPTIONS, _options(case), strict=True))
+        left_out = {name.removeprefix("no-") for name in chosen if name.startswith("no-")}
         if "clip-per-micro-batch" in chosen:
-            spared[1] = "none"
-        rig = _rig(name, tuple(spared), None, case.mode, case.dtype)
+            left_out.add("clip")
+        if "decay-of-excluded" in chosen:
+            on["decay"] = "on"
+        spared = ["none" if option in left_out else value for option, value in on.items()]
+        rig, ended = _rig(name, tuple(spared), None, case.mode, case.dtype), _Trace()
         rig.reset(start)
-        for update, window in enumerate(windows[:made]):
+        for update, window in enumerate(windows):
             _explained_update(rig, case, window, update, chosen)
-        return _state(rig)
+            ended.add(rig)
+        return ended.values()
 
-    found = _tried(_applicable(case, reference), end, seen, expected)
+    found = _tried(_applicable(case, reference), end, seen.values(), expected.values())
     return Findings(tuple(Suspect(id, OF_UPDATES[id]) for id in found))
 
 
@@ -142,7 +153,8 @@ def _applicable(case: UpdateCase, rig: Rig) -> list[str]:
         *(() if decays else ("decay-per-micro-batch", "no-decay")),
         *(() if case.clip != "none" else ("clip-per-micro-batch", "no-clip")),
         *(() if case.ema != "none" else ("average-per-micro-batch",)),
-        *(() if case.constraint != "none" else ("constraint-per-micro-batch",)),
+        *(() if case.constraint != "none" else ("constraint-per-micro-batch", "no-constraint")),
+        *(() if case.decay == "exclude_bias" else ("decay-of-excluded",)),
         *(() if case.decay != "none" else ("no-decay",)),
     }
     return [name for name in OF_UPDATES if name not in left_out]
@@ -201,9 +213,19 @@ def _state(rig: Rig) -> Array:
     return np.concatenate([v.astype(np.float64).ravel() for v in (*rig.weights().values(), *rig.slots().values())])
 
 
-def _differ(run: Rig, reference: Rig) -> bool:
-    a, b = _state(run), _state(reference)
-    return a.shape != b.shape or not np.allclose(a, b, rtol=1e-5, atol=1e-7)
+class _Trace:
+    """The states of an optimizer after each update."""
+
+    def __init__(self) -> None:
+        self.states: list[Array] = []
+
+    def add(self, rig: Rig) -> None:
+        """Keep the present state."""
+        self.states.append(_state(rig))
+
+    def values(self) -> Array:
+        """Return all states as one array."""
+        return np.concatenate(self.states)
 
 
 # Gradients ---------------------------------------------------------------------------------------------
@@ -304,6 +326,55 @@ def _weighed(counts: Array, shares: Array, sizes: Sequence[int], k: int) -> Susp
     return Suspect(*found)
 
 
+# Trajectories ------------------------------------------------------------------------------------------
+
+
+def _of_trajectory(context: Context, case: TrajectoryCase, reading: Reading) -> Findings:
+    """Hold the first bad update against the published one, scaled, skipped, or counted one too many or too few."""
+    from bscheck.checks.context import draw_weights
+    from bscheck.checks.trajectory import _batches, _gradients, _rates, _read, _training, variable_steps
+    from bscheck.oracles.optimizers import RECURRENCES, hyperparameters
+
+    recurrence = RECURRENCES[context.param.get("optimizer")]
+    training = _training(recurrence.name, case.model, case.dtype, case.mode)
+    bench, batches, rates = training.bench, _batches(training.bench, case), _rates(case)
+    states = training.follow(
+        draw_weights(bench, case.seed), batches, rates, case.path, lambda: _read(training, recurrence)
+    )
+    if len(states) != len(rates) + 1:
+        return Findings()
+    hyper = hyperparameters(training.optimizer, recurrence, case.dtype)
+    gradients = _gradients(case, states[:-1], batches, bench)
+
+    def after(first: int) -> list[Any]:
+        return [
+            step
+            for i, given in enumerate(gradients)
+            for step in variable_steps(recurrence, states, i, given, rates, hyper, case.dtype, first)
+            if step.part == "weight"
+        ]
+
+    found = after(1)
+    bad = np.flatnonzero([any(not (s.shares()[t] <= 1).all() for s in found) for t in range(case.updates)])
+    if not bad.size:
+        return Findings()
+    t = int(bad[0])
+    seen, expected, before = (
+        np.concatenate([np.ravel(getattr(s, part)[t]) for s in found]) for part in ("keras", "oracle", "before")
+    )
+    for id, first, text in (("one-late", 2, "one update too many"), ("one-early", 0, "one update too few")):
+        other = np.concatenate([np.ravel(s.oracle[t]) for s in after(first)])
+        if explains(seen, expected, other):
+            return Findings((Suspect(id, f"the optimizer counts {text}"),))
+    moved = expected - before
+    factor = float((seen - before) @ moved / (moved @ moved)) if moved.any() else 1.0
+    if not explains(seen, expected, before + factor * moved):
+        return Findings()
+    if abs(factor) < LEFT_OVER:
+        return Findings((Suspect("skipped", f"update {t + 1} is skipped"),))
+    return Findings((Suspect("scaled", f"the whole update is {factor:.6g} times the published one"),))
+
+
 # Values ------------------------------------------------------------------------------------------------
 
 
@@ -356,13 +427,13 @@ def _of_metric(context: Context, case: MetricCase, reading: Reading) -> Findings
     of = situation(context, case)
     chunks = [c for c in of.cut(case.chunks) if len(c.p)]
     others = {
-        "weights-ignored": ("the sample weights do not count", of.w is not None, lambda: replace(of, w=None)),
-        "mask-ignored": ("the mask does not count", of.mask is not None, lambda: replace(of, mask=None)),
-        "last-alone": ("only the last update counts", len(chunks) > 1, lambda: chunks[-1]),
-        "first-alone": ("only the first update counts", len(chunks) > 1, lambda: chunks[0]),
-        "last-row-missing": ("the last example is missing", len(of.p) > 1, lambda: of.rows(slice(0, len(of.p) - 1))),
+        "weights-ignored": ("the sample weights do not count", None if of.w is None else replace(of, w=None)),
+        "mask-ignored": ("the mask does not count", None if of.mask is None else replace(of, mask=None)),
+        "last-alone": ("only the last update counts", chunks[-1] if len(chunks) > 1 else None),
+        "first-alone": ("only the first update counts", chunks[0] if len(chunks) > 1 else None),
+        "last-row-missing": ("the last example is missing", of.rows(slice(0, -1)) if len(of.p) > 1 else None),
     }
-    told = {id: (text, _value(make(), figures)) for id, (text, fits, make) in others.items() if fits}
+    told = {id: (text, _value(other, figures)) for id, (text, other) in others.items() if other is not None}
     if len(chunks) > 1:
         mean = float(np.mean([_value(chunk, figures) for chunk in chunks]))
         told["mean-of-updates"] = "a mean of the updates' values, whatever their sizes", mean
@@ -373,6 +444,19 @@ def _value(of: Any, figures: Mapping[str, float]) -> float:
     """Return a situation's value by definition; of several, the one nearest to what was seen."""
     values = np.ravel(of.expected().value)
     return float(values[int(np.argmin(np.abs(values - figures["seen"])))]) if values.size else math.nan
+
+
+def _of_overwritten(context: Context, case: LossScaleCase, reading: Reading) -> Findings:
+    """Hold the ratio of what was written to what was given against the loss scale."""
+    seen, expected = reading.figures.get("seen", math.nan), reading.figures.get("expected", math.nan)
+    told = {
+        "divided-by-scale": (
+            "divided by the loss scale, which it never was multiplied with",
+            expected / 2.0**case.exponent,
+        ),
+        "multiplied-by-scale": ("multiplied by the loss scale", expected * 2.0**case.exponent),
+    }
+    return Findings(tuple(_matching(told, seen, expected)))
 
 
 # Sizes -------------------------------------------------------------------------------------------------
@@ -439,7 +523,9 @@ _EVALUATION = ("evaluation_does_not_depend_on_batch_size", "evaluation_does_not_
 EXPLANATIONS: Mapping[str, Callable[[Any, Any, Reading], Findings]] = {
     **dict.fromkeys(_UPDATES, _of_update),
     **dict.fromkeys(_GRADIENTS, _of_gradient),
+    "training_follows_the_published_recurrence": _of_trajectory,
     **dict.fromkeys(_METRICS, _of_metric),
+    "overwritten_variables_take_their_gradient_as_it_is": _of_overwritten,
     **dict.fromkeys(_EVALUATION, _of_evaluation),
 }
 

@@ -107,7 +107,8 @@ def symbolic(tree):
 seen = flat(layer(*rows(ARGS, slice(0, {n})), **rows(KWARGS, slice(0, {n}))))
 announced = keras.tree.flatten(layer.compute_output_spec(*symbolic(ARGS), **symbolic(KWARGS)))
 for a, spec in zip(seen, [s for s in announced if s is not None]):
-    if a.shape[0] != {n} or any(b not in (None, c) for b, c in zip(spec.shape[1:], a.shape[1:])) or a.ndim != len(spec.shape):
+    wanted = ({n}, *(c if b is None else b for b, c in zip(spec.shape[1:], a.shape[1:])))
+    if a.shape != wanted or a.ndim != len(spec.shape):
         fail(f"a batch of {n}: shape {{a.shape}}; announced: {{tuple(spec.shape)}}")
 """
     return program(what(check, context, case), body, dtype=_precision(context, case), raised=raised(reading))
@@ -132,7 +133,8 @@ seen = flat(layer(*rows(BATCH[0], slice(None)), **rows(BATCH[1], slice(None))))
 for i, place in enumerate(PLACES):
     one = flat(layer(*rows(ALONE[0], slice(i, i + 1)), **rows(ALONE[1], slice(i, i + 1))))
     for a, b in zip(seen, one):
-        compare(f"the output of example {{place}}", a[place], b[0], {1e-4 if dtype == "float32" else 1e-9} * (1e-3 + np.abs(b).max()))
+        bound = {1e-4 if dtype == "float32" else 1e-9} * (1e-3 + np.abs(b).max())
+        compare(f"the output of example {{place}}", a[place], b[0], bound)
 """
     return program(what(check, context, case), body, dtype=dtype, raised=raised(reading))
 

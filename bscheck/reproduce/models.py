@@ -187,7 +187,7 @@ large = [tuple(joined([b[i] for b in BATCHES]) for i in range(3))]
 {_seen_and_expected(expected, own, shares, context)}
 largest = max(float(np.abs(e).max()) for e in expected)
 for i, (a, b) in enumerate(zip(seen, expected)):
-    compare(f"the gradient of weight {{i}}, ", a, b, {_BOUND if dtype == "float32" else 1e-9} * (np.abs(b).max() + 0.1 * largest))
+    compare(f"the gradient of weight {{i}}, ", a, b, {_BOUND} * (np.abs(b).max() + 0.1 * largest))
 """
     return program(what(check, context, case), body, imports=imports, dtype=dtype, raised=raised(reading))
 
@@ -198,7 +198,8 @@ def _seen_and_expected(expected: str, own: str, shares: Sequence[float], context
     sums = context.traits.reduction == "sum"
     if expected == "apart":
         return (
-            f"each = {each}\nseen = [sum(p * g[i] for p, g in zip({list(shares)}, each)) for i in range(len(WEIGHTS))]\n"
+            f"each = {each}\nSHARES = {list(shares)}\n"
+            "seen = [sum(p * g[i] for p, g in zip(SHARES, each)) for i in range(len(WEIGHTS))]\n"
             "expected = gradient(large)"
         )
     seen = f"seen = gradient(BATCHES, step={own})" if own else f"seen = gradient(BATCHES, k={k})"
@@ -254,9 +255,11 @@ def history(check: Check, context: Context, case: InferenceCase, reading: Readin
         lines = [call, f"compare({name!r}, seen[{name!r}], {wanted[0]!r}, {bounds[0]!r})"]
     else:
         weighed = "" if part.w is None else ", sample_weight=w[a:b]"
-        rows = "def rows(tree, a, b):\n    if isinstance(tree, (list, tuple)):\n        return [rows(t, a, b) for t in tree]"
-        rows += "\n    if isinstance(tree, dict):\n        return {k: rows(t, a, b) for k, t in tree.items()}\n    return tree[a:b]\n"
-        lines = [rows, f"EXPECTED = {wanted}", f"for (a, b), expected, bound in zip({case.edges}, EXPECTED, {bounds}):"]
+        lines = [
+            _ROWS,
+            f"EXPECTED = {wanted}",
+            f"for (a, b), expected, bound in zip({case.edges}, EXPECTED, {bounds}):",
+        ]
         lines += [f"    seen = model.{case.path}(rows(x, a, b), rows(y, a, b){weighed}, return_dict=True)"]
         lines += [
             f'    compare(f"{case.path} of examples {{a}} to {{b - 1}}: {name}", seen[{name!r}], expected, bound)'
@@ -265,6 +268,17 @@ def history(check: Check, context: Context, case: InferenceCase, reading: Readin
         what(check, context, case), "\n".join([head.body, *lines]), imports=[*head.imports, *imports],
         dtype=case.dtype, raised=raised(reading),
     )  # fmt: skip
+
+
+_ROWS = """
+def rows(tree, a, b):
+    if isinstance(tree, (list, tuple)):
+        return [rows(part, a, b) for part in tree]
+    if isinstance(tree, dict):
+        return {key: rows(part, a, b) for key, part in tree.items()}
+    return tree[a:b]
+
+"""
 
 
 @dataclass(frozen=True)

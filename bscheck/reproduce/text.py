@@ -70,7 +70,8 @@ def program(what: str, body: str, *, imports: Sequence[str] = (), dtype: str = "
     body = textwrap.dedent(body).strip("\n")
     if raised:
         body = "try:\n" + textwrap.indent(body, "    ")
-        body += '\nexcept Exception as error:\n    fail(f"raised {type(error).__name__}: {str(error)[:150]}")'
+        body += '\nexcept Exception as error:\n    text = " ".join(str(error).split())'
+        body += '\n    fail(f"raised {type(error).__name__}: {text[:150]}")'
     tools = [part for part, used in ((_FAIL, True), (COMPARE, "compare(" in body)) if used]
     return "\n".join([*head, "", *(part + "" for part in tools), "", body, 'print("holds")', ""])
 
@@ -158,6 +159,8 @@ def _config_of(kind: Any, config: Mapping[str, Any]) -> Any:
 
 def _argument(value: Any) -> str:
     """Return a value of a configuration as an expression."""
+    if isinstance(value, Mapping) and value.get("class_name") == "DTypePolicy":
+        return repr(value["config"]["name"])
     if isinstance(value, Mapping) and "class_name" in value:
         keras = keras_module()
         return keras_object(keras.saving.deserialize_keras_object(value))

@@ -76,7 +76,7 @@ def draw(salt, scale=1.0):
 
 # One accumulates K micro-batches, the other is given their mean.
 seen, expected = ready(gradient_accumulation_steps=K), ready()
-for update in range({case.updates}):
+for update in range({case.updates + ("accumulator" in reading.where)}):
     old = state(*expected)
     window = [draw(1 + update * K + j, 4.0 ** ((j + update) % 3 - 1) * 2) for j in range(K)]
     for gradients in window:
@@ -113,7 +113,8 @@ STEPS = [
 
 
 def draw(salt):
-    return [np.random.default_rng(({case.seed}, salt)).standard_normal(s).astype("{case.dtype}") for s in SHAPES.values()]
+    rng = np.random.default_rng(({case.seed}, salt))
+    return [rng.standard_normal(shape).astype("{case.dtype}") for shape in SHAPES.values()]
 
 
 {_ready(context.param.get("optimizer"), case)}
@@ -216,9 +217,9 @@ amax = keras.Variable(np.ones(3, "{case.dtype}"), name="amax")
 amax.overwrite_with_gradient = True  # as the scales of float8 layers are
 optimizer = {inner}
 optimizer.build([kernel, amax])
-for _ in range({case.micro_batches}):
+for j in range({case.micro_batches}):  # under accumulation, the largest of the window counts: here the first
     # The kernel's gradient is that of a scaled loss; a float8 layer computes the other one by itself.
-    gradients = [np.full((2, 2), {scale}, "{case.dtype}"), np.full(3, 0.75, "{case.dtype}")]
+    gradients = [np.full((2, 2), {scale}, "{case.dtype}"), np.full(3, 0.75 / (j + 1), "{case.dtype}")]
     optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients])
 compare("amax", keras.ops.convert_to_numpy(amax), np.full(3, 0.75), 0)
 """

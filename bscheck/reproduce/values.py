@@ -33,7 +33,10 @@ def metric(check: Check, context: Context, case: MetricCase, reading: Reading) -
     lines = [_given(of), f"CHUNKS = {list(case.chunks)}", _BY_DEFINITION, f"EXPECTED = {array(expected.value)}", ""]
     if merged:
         lines += ["metrics = []", *_updates(of, case, "metrics[-1]", new=f"    metrics.append({_metric(of)})")]
-        lines += ["metrics[0].merge_state(metrics[1:])", "seen = metrics[0].result()"]
+        # The states of replicas are added up.
+        lines += ["for variables in zip(*(m.variables for m in metrics)):"]
+        lines += ["    variables[0].assign(sum(keras.ops.convert_to_numpy(v) for v in variables))"]
+        lines += ["seen = metrics[0].result()"]
     else:
         lines += [f"metric = {_metric(of)}", *_updates(of, case, "metric"), "seen = metric.result()"]
     if np.isnan(expected.value).any():
@@ -53,9 +56,8 @@ def reset_metric(check: Check, context: Context, case: MetricCase, reading: Read
     lines = [_given(of), f"CHUNKS = {list(case.chunks)}", "", f"used, new = {_metric(of)}, {_metric(of)}"]
     lines += _updates(of, case, "used")
     lines += ["used.reset_state()", "for variable in used.variables:"]
-    lines += [
-        '    compare(f"after a reset {variable.name}", keras.ops.convert_to_numpy(variable), np.zeros(variable.shape), 0)'
-    ]
+    lines += ["    left = keras.ops.convert_to_numpy(variable)"]
+    lines += ['    compare(f"after a reset {variable.name}", left, np.zeros_like(left), 0)']
     lines += [*_updates(of, case, "used"), *_updates(of, case, "new")]
     lines += ["seen, expected = (keras.ops.convert_to_numpy(m.result()) for m in (used, new))"]
     lines += [f'compare("{of.name} after a reset", seen, expected, 0)']
@@ -130,7 +132,8 @@ def loss(check: Check, context: Context, case: LossCase, reading: Reading) -> st
         whole = case.reduction != "none"
         expected, bound = (each.sum(), slack.sum()) if whole else (each, slack)
     lines += [_BY_DEFINITION, f"EXPECTED = {array(expected)}"]
-    lines += [f"seen = np.reshape(keras.ops.convert_to_numpy(seen), EXPECTED.shape)"]  # noqa: F541
+    lines += ["seen = keras.ops.convert_to_numpy(seen)"]
+    lines += ["seen = seen.reshape(EXPECTED.shape) if seen.size == EXPECTED.size else seen"]
     lines += [f'compare("{name}", seen, EXPECTED, {array(bound + 1e-37)})']
     return program(what(check, context, case), "\n".join(lines), dtype=case.dtype, raised=raised(reading))
 
@@ -161,8 +164,8 @@ compare("{name}", keras.ops.convert_to_numpy(seen), EXPECTED, {bound!r})
 _SOURCES = {
     "arrays": "x, y{w}, batch_size={b}",
     "pydataset": "x, y{w}, batch_size={b}",
-    "generator": "((x[i : i + {b}], y[i : i + {b}]{wi}) for i in range(0, {n}, {b}))",
-    "dataset": "tf.data.Dataset.from_tensor_slices((x, y{wd})).batch({b})",
+    "generator": "((rows(x, i), rows(y, i){wi}) for i in range(0, {n}, {b}))",
+    "dataset": "tf.data.Dataset.from_tensor_slices((rows(x), rows(y){wd})).batch({b})",
 }
 
 
@@ -174,10 +177,21 @@ def call_of(case: InferenceCase, weighed: bool, more: str = "") -> tuple[str, li
         raise NoScript("batch by batch is another program")
     given = _SOURCES.get(case.source, _SOURCES["arrays"]).format(b=case.batch_size, n=case.examples, **filled)
     imports = ["import tensorflow as tf"] if case.source == "dataset" else []
+    tool = f"""
+def rows(tree, i=None):
+    if isinstance(tree, (list, tuple)):
+        return tuple(rows(part, i) for part in tree)
+    if isinstance(tree, dict):
+        return {{key: rows(part, i) for key, part in tree.items()}}
+    return tree if i is None else tree[i : i + {case.batch_size}]
+
+
+"""
+    tool = tool if "rows(" in given else ""
     if case.path == "fit":
         history = f"model.fit({given}{more}, shuffle=False, verbose=0).history"
-        return f"seen = {{name: values[-1] for name, values in {history}.items()}}", imports
-    return f"seen = model.evaluate({given}{more}, verbose=0, return_dict=True)", imports
+        return f"{tool}seen = {{name: values[-1] for name, values in {history}.items()}}", imports
+    return f"{tool}seen = model.evaluate({given}{more}, verbose=0, return_dict=True)", imports
 
 
 def class_weight(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
@@ -245,7 +259,8 @@ class MeanSquare(keras.layers.Layer):
     given = [f"x = {array(x)}", f"y = {array(y)}", *([f"w = {array(w)}"] if w is not None else [])]
     body = "\n".join([
         *given, layer if added else "", "model = keras.Sequential([", f"    keras.Input(({known.FEATURES},)),",
-        f"    keras.layers.Dense({', '.join([str(known.HIDDEN), *options_of])}),", *(["    MeanSquare(),"] if added else []),
+        f"    keras.layers.Dense({', '.join([str(known.HIDDEN), *options_of])}),",
+        *(["    MeanSquare(),"] if added else []),
         f"    keras.layers.Dense({known.OUTPUTS}),", "])",
         f"model.set_weights([{', '.join(map(array, weights))}])",
         'model.compile(keras.optimizers.SGD(0.0), loss="mean_squared_error")', "",

@@ -46,12 +46,12 @@ class KnownIssue:
         ``{min, max}`` range, or for versions a specifier.
     param, case : mapping
         The pinned situation, which must still fail wherever the condition holds.
+    source : str
+        File and entry, for messages.
     expires : str
         The last day on which the entry holds anything, as ISO 8601 has it; "" for no end.
     expired : bool
         Whether that day has passed.
-    source : str
-        File and entry, for messages.
     """
 
     id: str
@@ -61,9 +61,9 @@ class KnownIssue:
     when: Mapping[str, Any] = field(default_factory=dict)
     param: Mapping[str, str] = field(default_factory=dict)
     case: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
     expires: str = ""
     expired: bool = False
-    source: str = ""
 
     def since(self) -> str:
         """Return what is said of an entry whose day has passed."""
