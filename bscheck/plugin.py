@@ -282,20 +282,24 @@ class Session:
         if report.failed and not self.is_worker:
             told = [(n, r) for n, r in enumerate(self.results[first:], first) if r["verdict"] == "failed"]
             if told:
-                report.longrepr = self._told(*told[-1], report)
+                self._tell_where(report, *told[-1])
 
-    def _told(self, number: int, result: dict[str, Any], report: pytest.TestReport) -> str:
-        """Return the text of a failure, as `bscheck.items` tells it, with what there is to run."""
+    def _tell_where(self, report: pytest.TestReport, number: int, result: dict[str, Any]) -> None:
+        """Add what there is to run to a failure's text: whole for bscheck's own items, below a team's own lines."""
         from bscheck.checks import get_check
-        from bscheck.results.failure import Place, render
+        from bscheck.results.failure import Place, labelled, render
         from bscheck.results.verdict import Result
 
         options = self.read_options()
         record = "" if options.record is None else _from_here(options.record)
         scripts = "" if options.scripts is None else _from_here(options.scripts)
         place = Place(record, number, scripts, report.nodeid.partition("::")[0])
-        text = render(Result.from_json(result), get_check(result["check"]).promise, self.environment, place)
-        return textwrap.dedent(text.partition("\n")[2])
+        told = Result.from_json(result)
+        if isinstance(report.longrepr, str):
+            text = render(told, get_check(told.check).promise, self.environment, place)
+            report.longrepr = textwrap.dedent(text.partition("\n")[2])
+        elif told.failure is not None and (lines := labelled(told.failure, place)):
+            report.sections.append(("bscheck", textwrap.dedent("\n".join(lines))))
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the record, also of a run that was cut short."""

@@ -489,7 +489,7 @@ def _of_ratio(check: Check, context: Context, case: Any, reading: Reading) -> Fi
     if len(pairs) < 2 or not all(math.isfinite(r) for _, r in pairs):
         return Findings()
     for id, (text, ratio) in _RATIOS.items():
-        if all(math.isclose(r, ratio(n), rel_tol=1e-4, abs_tol=1e-9) for n, r in pairs):
+        if all(abs(r - ratio(n)) <= LEFT_OVER * abs(r - 1) for n, r in pairs):
             return Findings((Suspect(id, text.format(n=case.examples)),))
     ratios = [r for _, r in pairs]
     # Far from 1 by the same factor, whatever the numbers: a scale, not a coincidence.

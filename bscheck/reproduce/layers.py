@@ -172,19 +172,17 @@ def definition(check: Check, context: Context, case: Any, reading: Reading) -> s
     from bscheck.checks.layer_values import _made, _situation
     from bscheck.surface.constructions import arguments
 
-    if case.gradient:
-        raise NoScript("a gradient's program is longer than the recorded case")
     made = _made(context.param.get("layer"), case.construction, case.dtype)
-    if made.construction.masks and case.mask != "none":
-        raise NoScript("masks are given to this layer in ways of its own")
-    if made.construction.options or any(i.kind == "adapt" for i in made.construction.inputs):
-        raise NoScript("the layer is called with options or adapted first")
+    if made.construction.computes_mask or any(i.kind == "adapt" for i in made.construction.inputs):
+        raise NoScript("the layer computes a mask or is adapted first")
     situation = _situation(context, case)
     expected = situation.defined(situation.call.outputs(situation.passed, situation.masks)).outputs
     training = f", training={case.training}" if len(made.construction.training) > 1 else ""
     layer = situation.call.layer
     inputs = [np.asarray(x, case.dtype) if x.dtype.kind == "f" else x for x in situation.passed]
     args, kwargs = arguments(made.construction, inputs)
+    kwargs = {**kwargs, **situation.masks}
+    training = f"{training}{''.join(f', {k}={v!r}' for k, v in made.construction.options.items())}"
     body = f"""
 layer = {keras_object(layer)}
 ARGS, KWARGS = {tree(tuple(args))}, {tree(dict(kwargs))}

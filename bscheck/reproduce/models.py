@@ -13,7 +13,7 @@ from bscheck.checks import Check
 from bscheck.checks.context import Context, draw_micro_batches, draw_sample_weights, draw_weights
 from bscheck.reproduce import NoScript
 from bscheck.reproduce.text import array, assigned, imported, keras_object, program, raised, tree, what
-from bscheck.reproduce.values import call_of
+from bscheck.reproduce.values import call_of, mode_of
 from bscheck.results.verdict import Reading
 from bscheck.subject import Subject, leaves
 
@@ -300,14 +300,14 @@ def _ready(context: Context, case: InferenceCase) -> tuple[Head, Any]:
     if not _small((part.x, part.y)):
         raise NoScript("its examples are too large to be written down")
     parts, bench = parts_of(context, case.dtype), context.bench(case.dtype)
-    metrics = f", weighted_metrics={_plain(context.subject.metrics)}" if context.subject.metrics else ""
+    plain = _plain(context.subject.metrics)
+    metrics = f", metrics={plain}, weighted_metrics={plain}" if context.subject.metrics else ""
     steps = f", steps_per_execution={case.steps_per_execution}" if case.steps_per_execution > 1 else ""
-    mode = {"eager": ", run_eagerly=True", "jit": ", jit_compile=True", "graph": ", jit_compile=False"}[case.mode]
     lines = [parts.build, "", f"x = {tree(part.x)}", f"y = {tree(part.y)}"]
     lines += [] if part.w is None else [f"w = {array(part.w)}"]
     lines += [assigned("WEIGHTS", [np.asarray(v, case.dtype) for v in bench.split(part.weights)]), "model = build()"]
     lines += ["for variable, value in zip(model.trainable_variables, WEIGHTS):", "    variable.assign(value)"]
-    lines += [f"model.compile(keras.optimizers.SGD(0.0), loss={parts.loss}{metrics}{mode}{steps})"]
+    lines += [f"model.compile(keras.optimizers.SGD(0.0), loss={parts.loss}{metrics}{mode_of(case)}{steps})"]
     if case.earlier != "nothing":
         batch = bench.cast(context.subject.draw(case.seed + 1, 3))
         before = f"{tree(batch[0])}, {tree(batch[1])}"
@@ -330,6 +330,8 @@ def predictions(check: Check, context: Context, case: InferenceCase, reading: Re
     head, _ = _ready(context, case)
     b, other = case.batch_size, "1" if case.batch_size > 1 else str(case.examples)
     seen = f"model.predict(x, batch_size={b}, verbose=0)"
+    if case.source == "generator":
+        seen = f"model.predict(((x[i : i + {b}],) for i in range(0, {case.examples}, {b})), verbose=0)"
     if case.source == "on_batch":
         seen = f"[model.predict_on_batch(x[i : i + {b}]) for i in range(0, {case.examples}, {b})]"
         seen = f"np.concatenate({seen})"

@@ -14,6 +14,9 @@ from bscheck.reproduce.text import array, options, program, raised, what
 from bscheck.results.verdict import Reading
 
 #: What the expected numbers of these programs are, in a comment.
+#: Keras rounds some factors to float32, in float64 too.
+_NEAR = 1e-6
+
 _BY_DEFINITION = "# By definition, computed with NumPy in float64 from the numbers above."
 
 
@@ -169,6 +172,11 @@ _SOURCES = {
 }
 
 
+def mode_of(case: InferenceCase) -> str:
+    """Return the options of ``compile`` for the case's execution mode."""
+    return {"eager": ", run_eagerly=True", "jit": ", jit_compile=True", "graph": ", jit_compile=False"}[case.mode]
+
+
 def call_of(case: InferenceCase, weighed: bool, more: str = "") -> tuple[str, list[str]]:
     """Return the statement that sets ``seen`` to what a loop reports, and its imports."""
     weights = {"w": ", sample_weight=w", "wi": f", w[i : i + {case.batch_size}]", "wd": ", w"}
@@ -221,9 +229,9 @@ EXPECTED = {expected!r}
 
 model = keras.Sequential([keras.Input(({FEATURES},)), keras.layers.Dense({OUTPUTS})])
 model.set_weights([{array(kernel)}, {array(bias)}])
-model.compile(keras.optimizers.SGD(0.0), loss=keras.losses.{kind}(from_logits=True))
+model.compile(keras.optimizers.SGD(0.0), loss=keras.losses.{kind}(from_logits=True){mode_of(case)})
 {call}
-compare("the loss", seen["loss"], EXPECTED, {1e-9 * (abs(expected) + 1)!r})
+compare("the loss", seen["loss"], EXPECTED, {_NEAR * (abs(expected) + 1)!r})
 """
     return program(what(check, context, case), body, imports=imports, dtype="float64", raised=raised(reading))
 
@@ -263,7 +271,7 @@ class MeanSquare(keras.layers.Layer):
         *(["    MeanSquare(),"] if added else []),
         f"    keras.layers.Dense({known.OUTPUTS}),", "])",
         f"model.set_weights([{', '.join(map(array, weights))}])",
-        'model.compile(keras.optimizers.SGD(0.0), loss="mean_squared_error")', "",
+        f'model.compile(keras.optimizers.SGD(0.0), loss="mean_squared_error"{mode_of(case)})', "",
     ])  # fmt: skip
     imports: list[str] = []
     if case.path in ("train_on_batch", "test_on_batch"):
@@ -271,10 +279,10 @@ class MeanSquare(keras.layers.Layer):
         body += f"""
 for (a, b), expected in zip({case.edges}, {parts}):  # by NumPy
     seen = model.{case.path}(x[a:b], y[a:b]{weighed}, return_dict=True)
-    compare(f"the loss of examples {{a}} to {{b - 1}}", seen["loss"], expected, 1e-9 * (abs(expected) + 1))
+    compare(f"the loss of examples {{a}} to {{b - 1}}", seen["loss"], expected, {_NEAR} * (abs(expected) + 1))
 """
     else:
         call, imports = call_of(case, w is not None)
         total = float(sum(p * (c.stop - c.start) for p, c in zip(parts, cuts, strict=True)) / case.examples)
-        body += f'{call}\ncompare("the loss", seen["loss"], {total!r}, {1e-9 * (abs(total) + 1)!r})  # by NumPy\n'
+        body += f'{call}\ncompare("the loss", seen["loss"], {total!r}, {_NEAR * (abs(total) + 1)!r})  # by NumPy\n'
     return program(what(check, context, case), body, imports=imports, dtype="float64", raised=raised(reading))

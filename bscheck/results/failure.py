@@ -90,10 +90,14 @@ def render(
     lines += _field("Suspects", "; ".join(failure.suspects))
     lines += _field("Like", failure.like)
     lines += _field("Expired", failure.expired)
-    for label, text in how_to_go_on(failure, place or Place()):
-        lines += _field(label, text, wrap=False)
+    lines += labelled(failure, place or Place())
     lines += _field("Environment", one_line_environment(environment or {}))
     return "\n".join(lines)
+
+
+def labelled(failure: Failure, place: Place) -> list[str]:
+    """Return the lines about what to run."""
+    return [line for label, text in how_to_go_on(failure, place) for line in _field(label, text, wrap=False)]
 
 
 def how_to_go_on(failure: Failure, place: Place) -> list[tuple[str, str]]:
