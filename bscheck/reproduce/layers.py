@@ -199,7 +199,7 @@ for variable, value in zip(layer.weights, WEIGHTS):
 # By the layer's definition, in NumPy.
 {chr(10).join(f"EXPECTED_{i} = {array(e.value)}" for i, e in enumerate(expected))}
 for seen, expected in zip(keras.tree.flatten(call()), [{", ".join(f"EXPECTED_{i}" for i in range(len(expected)))}]):
-    bound = {1e-4 if case.dtype == "float32" else 1e-9} * (1e-3 + np.abs(expected).max())
+    bound = {1e-4 if case.dtype == "float32" else 1e-5} * (1e-3 + np.abs(expected).max())
     compare("the output", keras.ops.convert_to_numpy(seen), expected, bound)
 """
     return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))

@@ -64,7 +64,7 @@ def program(what: str, body: str, *, imports: Sequence[str] = (), dtype: str = "
     head += ["import os", "import sys", "", f'os.environ.setdefault("KERAS_BACKEND", "{backend}")']
     head += ["import keras", "import numpy as np", *imports]
     if dtype == "float64":
-        head += ["", 'keras.config.set_floatx("float64")']
+        head += ["", 'keras.config.set_floatx("float64")', 'keras.config.set_dtype_policy("float64")']
     elif dtype != "float32":
         head += ["", f'keras.config.set_dtype_policy("{dtype}")']
     body = textwrap.dedent(body).strip("\n")
