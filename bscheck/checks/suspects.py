@@ -18,7 +18,16 @@ import numpy as np
 from bscheck.results.verdict import Reading
 
 if TYPE_CHECKING:
-    from bscheck.cases import Case, GradientCase, InferenceCase, LossScaleCase, MetricCase, TrajectoryCase, UpdateCase
+    from bscheck.cases import (
+        Case,
+        GradientCase,
+        InferenceCase,
+        LossCase,
+        LossScaleCase,
+        MetricCase,
+        TrajectoryCase,
+        UpdateCase,
+    )
     from bscheck.checks import Check
     from bscheck.checks.context import Context
     from bscheck.runtime.rig import Rig
@@ -446,6 +455,32 @@ def _value(of: Any, figures: Mapping[str, float]) -> float:
     return float(values[int(np.argmin(np.abs(values - figures["seen"])))]) if values.size else math.nan
 
 
+def _of_loss(context: Context, case: LossCase, reading: Reading) -> Findings:
+    """Combine the losses of the examples with what an implementation might have counted instead."""
+    from bscheck.checks.loss_truth import loss_truth, weigh
+
+    figures = reading.figures
+    if "seen" not in figures or case.reduction == "none":
+        return Findings()
+    truth = loss_truth(context, case)
+    usual = weigh(truth, case)
+
+    def total(coefficients: Array) -> float:
+        return float((coefficients * truth.values * np.ones(coefficients.shape)).sum())
+
+    told: dict[str, tuple[str, float]] = {}
+    if truth.mask is not None:
+        told["mask-ignored"] = "the mask does not count", total(weigh(replace(truth, mask=None, kept=None), case))
+        share = float(np.mean(truth.kept if truth.kept is not None else truth.mask))
+        told["masked-in-count"] = "what is masked counts in the denominator", share * total(usual)
+    if truth.w is not None:
+        told["weights-ignored"] = "the sample weights do not count", total(weigh(replace(truth, w=None), case))
+        mean = float(np.mean(truth.w))
+        told["divided-by-weights"] = "divided by the weights in place of their number", total(usual) / (mean or 1.0)
+        told["divided-by-number"] = "divided by the number of weights in place of their sum", total(usual) * mean
+    return Findings(tuple(_matching(told, figures["seen"], figures["expected"])))
+
+
 def _of_overwritten(context: Context, case: LossScaleCase, reading: Reading) -> Findings:
     """Hold the ratio of what was written to what was given against the loss scale."""
     seen, expected = reading.figures.get("seen", math.nan), reading.figures.get("expected", math.nan)
@@ -525,6 +560,7 @@ EXPLANATIONS: Mapping[str, Callable[[Any, Any, Reading], Findings]] = {
     **dict.fromkeys(_GRADIENTS, _of_gradient),
     "training_follows_the_published_recurrence": _of_trajectory,
     **dict.fromkeys(_METRICS, _of_metric),
+    "loss_of_a_batch_is_the_combination_of_its_parts": _of_loss,
     "overwritten_variables_take_their_gradient_as_it_is": _of_overwritten,
     **dict.fromkeys(_EVALUATION, _of_evaluation),
 }

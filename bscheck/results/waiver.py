@@ -129,7 +129,7 @@ def append(path: Path, entry: Mapping[str, Any], checks: Mapping[str, Check]) ->
             raise KnownIssueError(
                 f"{path}: issue {same.id!r} holds this case already, until {same.expires or 'further notice'}"
             )
-        before = path.read_text(encoding="utf-8")
+        before = path.read_bytes().decode("utf-8")  # line ends as they are
     taken = {issue.id for file in (PACKAGED, path) if file.exists() for issue in read_known_issues(file, checks)}
     written = {**entry, "id": _free(str(entry["id"]), taken)}
     gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"

@@ -164,7 +164,7 @@ def _config(layer) -> dict:
     return {key: str(value) for key, value in layer.get_config().items() if key != "name"}
 
 
-TEAM = '''
+TEAM = """
 import bscheck, keras, numpy as np
 
 def build():
@@ -186,7 +186,7 @@ def step(model, optimizer, micro_batches):
 
 churn = bscheck.Subject("churn", build=build, data=sample, loss="mean_squared_error", step=step)
 nested = bscheck.Subject("nested", build=lambda: build(), data=sample, loss="mean_squared_error", step=step)
-'''
+"""
 
 
 @pytest.fixture
