@@ -25,8 +25,8 @@ def place(folder: Path, check: str, param: str) -> Path:
     """Return the file of a check's program: below the folder, whatever the names are."""
     wanted = f"{check}-{param}" if param else check
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", wanted).strip(".-")[:_LONGEST]
-    if name != wanted:
-        name = f"{name}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
+    if name != wanted or not name:
+        name = f"{name or 'case'}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
     return folder / f"{name}.py"
 
 
