@@ -96,11 +96,18 @@ def array(value: Any) -> str:
     dtype = f', "{a.dtype}"' if a.dtype.kind in "fiub" else ""
     if a.size == 0:
         return f"np.zeros({a.shape}{dtype})"
+    # Many axes make many short lines.
+    folded = a.ndim > 2 and a.size > 24
     text = np.array2string(
-        a, separator=", ", floatmode="unique", max_line_width=_WIDTH, threshold=sys.maxsize, suppress_small=False
+        a.ravel() if folded else a,
+        separator=", ",
+        floatmode="unique",
+        max_line_width=_WIDTH,
+        threshold=sys.maxsize,
+        suppress_small=False,
     )
     text = re.sub(r"\b(nan|inf)\b", r"np.\1", text)
-    return f"np.array({text}{dtype})"
+    return f"np.array({text}{dtype}){f'.reshape{a.shape}' if folded else ''}"
 
 
 def tree(value: Any) -> str:

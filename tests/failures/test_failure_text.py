@@ -4,6 +4,7 @@ Figures depend on the machine's arithmetic, so numbers with a fraction are shown
 ``BSCHECK_GOLDEN=write`` writes the files anew (then read the difference).
 """
 
+import functools
 import importlib.util
 import os
 import re
@@ -52,6 +53,7 @@ def load(name: str) -> Any:
     return module
 
 
+@functools.cache
 def broken(name: str) -> Result:
     """Run the check that owns a planted fault's promise; its corners suffice."""
     defect = load(name)

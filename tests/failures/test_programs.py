@@ -27,10 +27,9 @@ PLANTED = (
     "accumulation/skipped_step_counts_as_finite",
     "accumulation/wrapper_ignores_accumulation",
     "accumulation/float8_scales_are_unscaled",
-    "accumulation/third_of_four_is_dropped",
+    "accumulation/last_micro_batch_counts_double",
     "independence/rows_reversed_in_batches_of_three",
     "independence/evaluated_loss_is_a_mean_of_batches",
-    "independence/train_on_batch_reports_the_running_mean",
     "independence/masked_predictions_still_count",
     "independence/huber_loss_low_in_float32",
     "independence/half_before_the_square",
@@ -39,7 +38,7 @@ PLANTED = (
     "independence/average_pooling_counts_its_padding",
     "layers/single_examples_squeezed",
     "layers/state_broadcast_to_another_batch_size",
-    "tiny_batches/adam_epsilon_doubled",
+    "tiny_batches/bias_correction_one_update_late",
 )
 
 
@@ -81,7 +80,7 @@ def test_program_fails_with_the_defect_and_passes_without(name: str) -> None:
     assert run_here(source)[0] == 0
     imports = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert set(imports) <= {"import os", "import sys", "import keras", "import numpy as np", "import tensorflow as tf"}
-    assert len(source.splitlines()) < 140
+    assert len(source.splitlines()) < 200
 
 
 def test_program_is_tried_out_in_a_fresh_process(tmp_path: Path) -> None:
