@@ -47,6 +47,7 @@ _AMOUNTS = frozenset(
         "first",
         "second",
         "calls",
+        "chunks",
         "epochs",
     }
 )

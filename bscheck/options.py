@@ -21,6 +21,7 @@ OPTIONS: tuple[tuple[str, str | None, bool, str], ...] = (
     ("seed", "N", False, "seed of every property (default 0)"),
     ("known-issues", "FILE", True, "TOML file of known issues, beside those bscheck ships"),
     ("record", "FILE", False, "write every verdict and figure to this JSON file, also when interrupted"),
+    ("repro", "DIR", False, "folder of stand-alone programs, one for each failure (default: repro beside the record)"),
     ("timing", "MODE", False, "off, report or gate (default: gate on a GPU, report elsewhere)"),
     ("timing-baseline", "FILE", False, "record of an earlier run whose times per batch size must not be exceeded"),
     ("require-gpu", None, False, "stop with an error where the backend sees no GPU"),
@@ -36,6 +37,7 @@ class Options:
     seed: int = 0
     known_issues: tuple[Path, ...] = ()
     record: Path | None = None
+    repro: Path | None = None
     timing: str = "auto"
     timing_baseline: Path | None = None
     require_gpu: bool = False
@@ -49,9 +51,24 @@ class Options:
             "known_issues": [str(path) for path in self.known_issues],
             "timing": self.timing,
             "timing_baseline": str(self.timing_baseline) if self.timing_baseline else None,
+            "repro": self.scripts_beside_record(),
             "require_gpu": self.require_gpu,
             "check": list(self.check),
         }
+
+    @property
+    def scripts(self) -> Path | None:
+        """The folder of stand-alone programs: as asked for, else beside the record; None: none are written."""
+        if self.repro is None and self.record is not None:
+            return self.record.parent / "repro"
+        return self.repro
+
+    def scripts_beside_record(self) -> str:
+        """Return the folder of stand-alone programs as seen from the record's, "" for none."""
+        if self.scripts is None:
+            return ""
+        start = self.record.parent if self.record is not None else Path.cwd()
+        return os.path.relpath(self.scripts, start)
 
 
 def option(name: str) -> str:
@@ -123,6 +140,8 @@ def _parse(name: str, value: Any, source: str) -> Any:
         return _file(value, source)
     if name == "record":
         return Path(_filled(value, source)).absolute()
+    if name == "repro":
+        return _folder(value, source)
     parsers: dict[str, Callable[[Any], Any]] = {
         "profile": lambda text: _one_of(text, PROFILES, source, "profile"),
         "timing": lambda text: _one_of(text, TIMINGS, source, "timing mode"),
@@ -157,6 +176,13 @@ def _filled(text: str, source: str) -> str:
     if not text:
         raise BscheckError(f"{source}: give the name of a file")
     return text
+
+
+def _folder(text: str, source: str) -> Path:
+    path = Path(os.path.abspath(text)) if text else None
+    if path is None or (path.exists() and not path.is_dir()):
+        raise BscheckError(f"{source}: give the name of a folder{f'; {path} is a file' if path else ''}")
+    return path
 
 
 def _file(text: str, source: str) -> Path:

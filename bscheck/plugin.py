@@ -11,10 +11,12 @@ import hashlib
 import json
 import signal
 import sys
+import textwrap
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -173,6 +175,7 @@ class Session:
             seed=options.seed,
             known_issues=self.known_issues,
             timing=options.timing,  # type: ignore[arg-type]  # one of TIMINGS, or "auto"
+            scripts=options.scripts,
         )
 
     def context_options(self) -> dict[str, str]:
@@ -298,8 +301,9 @@ class Session:
                 report.bscheck_checks = self.checks  # type: ignore[attr-defined]
         return report
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep a report's results."""
+        """Keep a report's results, and tell a failure with its number in the record: only here is it known."""
         texts: list[str] = getattr(report, "bscheck", [])
         if texts and not self.environment:
             self.environment = getattr(report, "bscheck_environment", {})
@@ -307,7 +311,29 @@ class Session:
         self.selection = self.selection or getattr(report, "bscheck_selection", {})
         if hasattr(report, "bscheck") and not texts and report.skipped:
             self.skipped.append(report.nodeid)
+        first = len(self.results)
         self.results += [{**json.loads(text), "nodeid": report.nodeid} for text in texts]
+        if report.failed and not self.is_worker:
+            told = [(n, r) for n, r in enumerate(self.results[first:], first) if r["verdict"] == "failed"]
+            if told:
+                self._tell_where(report, *told[-1])
+
+    def _tell_where(self, report: pytest.TestReport, number: int, result: dict[str, Any]) -> None:
+        """Add what there is to run to a failure's text: whole for bscheck's own items, below a team's own lines."""
+        from bscheck.checks import get_check
+        from bscheck.results.failure import Place, labelled, render
+        from bscheck.results.verdict import Result
+
+        options = self.read_options()
+        record = "" if options.record is None else _from_here(options.record)
+        scripts = "" if options.scripts is None else _from_here(options.scripts)
+        place = Place(record, number, scripts, report.nodeid.partition("::")[0])
+        told = Result.from_json(result)
+        if isinstance(report.longrepr, str):
+            text = render(told, get_check(told.check).promise, self.environment, place)
+            report.longrepr = textwrap.dedent(text.partition("\n")[2])
+        elif told.failure is not None and (lines := labelled(told.failure, place)):
+            report.sections.append(("bscheck", textwrap.dedent("\n".join(lines))))
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the record, also of a run that was cut short."""
@@ -421,6 +447,12 @@ def _refuse_unknown(names: tuple[str, ...]) -> None:
 def _issue_json(issue: KnownIssue) -> dict[str, Any]:
     """Return a known issue for the record; where its file lay is nobody's business."""
     return {key: value for key, value in asdict(issue).items() if key != "source"}
+
+
+def _from_here(path: Path) -> str:
+    """Return a path as it is shortest to type: from the present folder where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _now() -> str:

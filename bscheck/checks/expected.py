@@ -182,6 +182,7 @@ def _value_reading(name: str, value: float, expected: Expected, what: str) -> Re
         seen=f"{what} gives {name} = {value:.7g}; over the examples it is {expected.value:.7g}",
         allowed=f"off by {expected.bound:.1g}",
         cause=f"held against {expected.source}" if share > 1 else "",
+        figures={"seen": value, "expected": expected.value} if share > 1 else {},
     )
 
 

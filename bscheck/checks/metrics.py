@@ -237,7 +237,9 @@ def compare(seen: Array, expected: Value, u: float, told: str) -> Reading:
         return Reading(0.0)
     pair = float(seen[at]), float(expected.value[at])
     text = f"{told} is {pair[0]:.9g}; over the examples it is {pair[1]:.9g}"
-    return Reading(float(share[at]), seen=text, allowed=f"{float(np.broadcast_to(bound, share.shape)[at]):.3g} off")
+    allowed = f"{float(np.broadcast_to(bound, share.shape)[at]):.3g} off"
+    figures = {"seen": pair[0], "expected": pair[1]} if share[at] > 1 else {}
+    return Reading(float(share[at]), seen=text, allowed=allowed, figures=figures)
 
 
 def identical(seen: Array, other: Array, told: str) -> Reading:

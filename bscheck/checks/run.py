@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bscheck.checks import PROFILES, Check
 from bscheck.diagnose import ablate, attempt, culprit, is_ours
 from bscheck.errors import BscheckError, one_line
+from bscheck.reproduce import reproduced
 from bscheck.results.curves import Exhibits
 from bscheck.results.known_issues import KnownIssue
 from bscheck.results.verdict import Failure, NotApplicable, Reading, Result, Verdict
@@ -49,6 +51,8 @@ class RunSettings:
         Cases drawn in each property, in place of the profile's number.
     timing : str
         ``off``, ``report`` or ``gate``; ``auto`` gates on a GPU and reports elsewhere.
+    scripts : Path, optional
+        Folder that a stand-alone program is written to for each failure; none is written without it.
     """
 
     profile: str = "default"
@@ -56,6 +60,7 @@ class RunSettings:
     known_issues: tuple[KnownIssue, ...] = ()
     max_examples: int | None = None
     timing: Literal["auto", "off", "report", "gate"] = "auto"
+    scripts: Path | None = None
 
     def examples(self, check: Check) -> int:
         """Return how many cases are drawn for a check."""
@@ -160,12 +165,25 @@ def _judge_pinned(issue: KnownIssue, case: Case, told: Result, environment: Mapp
         state = "fixed" if holds else "still there"
         return replace(told, verdict=Verdict.REPORTED, reason=f"{issue.id}: {state}, outside its range")
     if not holds:
+        if issue.expired:
+            return _expired(issue, case, told)
         reason = f"{issue.id}: still fails"
         return replace(told, verdict=Verdict.KNOWN_ISSUE, reason=reason, held={issue.id: 1})
     text = f"known issue {issue.id!r} is fixed here: delete its entry in {issue.source}"
     seen = Reading(told.worst.share, seen=f"the pinned case passes; {text}", allowed="it must still fail")
     failure = Failure(case.to_json(), told.worst_case, seen)
     return replace(told, verdict=Verdict.FAILED, reason=text, failure=failure)
+
+
+def _expired(issue: KnownIssue, case: Case, told: Result) -> Result:
+    """Return the failure of a pinned case whose time is up."""
+    text = f"{issue.since()}: fix the defect, or give the entry another date"
+    seen = Reading(
+        told.worst.share, told.worst.where, f"the pinned case still fails; {text}", "a date that has not passed",
+        figures={"expired": 1.0},
+    )  # fmt: skip
+    failure = Failure(case.to_json(), told.worst_case, seen)
+    return replace(told, verdict=Verdict.FAILED, reason=text, worst=seen, failure=failure)
 
 
 def describe(context: Context, case: Case | None) -> str:
@@ -299,10 +317,10 @@ class _Run:
         self.verdicts.add("reported")
         return True
 
-    def _covering(self, case: Case) -> KnownIssue | None:
+    def _covering(self, case: Case, *, expired: bool = False) -> KnownIssue | None:
         situation = {**self.context.param.as_dict(), **case.to_json()}
         for issue in self.settings.known_issues:
-            if issue.covers(self.check.name, situation, self.context.environment):
+            if issue.expired == expired and issue.covers(self.check.name, situation, self.context.environment):
                 return issue
         return None
 
@@ -348,10 +366,41 @@ class _Run:
         if self.violated is None:
             return None
         case, reading = self.violated.case, self.violated.reading
+        own = getattr(self.context, "given", None) is not None
         if case is None:
-            return Failure({}, f"{describe(self.context, None)}, while setting up", reading)
-        ablation = () if self.unsteady else ablate(self.check, self.context, case, reading)
-        return Failure(case.to_json(), describe(self.context, case), reading, ablation)
+            return Failure({}, f"{describe(self.context, None)}, while setting up", reading, own_subject=own)
+        expired = self._covering(case, expired=True)
+        told = Failure(
+            case.to_json(),
+            describe(self.context, case),
+            reading,
+            own_subject=own,
+            steady=not self.unsteady,
+            expired="" if expired is None else expired.since(),
+        )
+        if self.unsteady:
+            return replace(told, no_script="a case that does not give the same answer twice proves nothing by itself")
+        told = replace(told, ablation=ablate(self.check, self.context, case, reading))
+        told = self._explained(case, told)
+        return reproduced(self.check, self.context, case, told, self.settings.scripts)
+
+    def _explained(self, case: Case, failure: Failure) -> Failure:
+        """Return the failure with its suspects, and the known defect that it looks like."""
+        from bscheck.checks.suspects import suspects
+        from bscheck.results.known_defects import like
+
+        found = suspects(self.check, self.context, case, failure.reading)
+        situation = {**self.context.param.as_dict(), **case.to_json()}
+        ids = [suspect.id for suspect in found.suspects]
+        reading = failure.reading
+        if found.cause:
+            reading = replace(reading, cause=found.cause)
+        return replace(
+            failure,
+            reading=reading,
+            suspects=tuple(suspect.text for suspect in found.suspects),
+            like=like(self.check.name, situation, ids, self.context.environment),
+        )
 
 
 def _property(run: _Run, examples: int) -> Callable[[], None]:

@@ -120,7 +120,7 @@ def state_difference(
                 where=f"{place} after update {update}",
                 seen=f"after update {update}, {what} {place} is off by {difference[at]:.2g}: "
                 f"{relative:.2%} of the update",
-                allowed=f"{float(bound[at]) / moved if moved else 0:.1g} of the update",
+                allowed=f"{100 * float(bound[at]) / moved if moved else 0:.1g}% of the update",
                 cause="gradients agree; their application does not",
             )
         )

@@ -87,15 +87,33 @@ class Failure:
         What was seen.
     ablation : tuple of str
         One phrase for each option switched off: ``decay=none: still fails``.
+    suspects : tuple of str
+        Explanations that were tried out and agree with what was seen, the likeliest first.
     like : str
         The known defect this looks like, or "".
+    script : str
+        Name of the stand-alone program that shows the failure, among the run's scripts; "" where there is none.
+    no_script : str
+        Why there is none.
+    own_subject : bool
+        Whether the subject is a team's own, so that the parameter's name for it means nothing to bscheck.
+    steady : bool
+        Whether the case broke the promise again when it was run again.
+    expired : str
+        The known issue that would hold the case if its date had not passed, or "".
     """
 
     case: Mapping[str, Any]
     situation: str
     reading: Reading
     ablation: tuple[str, ...] = ()
+    suspects: tuple[str, ...] = ()
     like: str = ""
+    script: str = ""
+    no_script: str = ""
+    own_subject: bool = False
+    steady: bool = True
+    expired: str = ""
 
 
 @dataclass(frozen=True)
