@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import signal
 import sys
+import time
 from collections.abc import Generator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,12 +21,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bscheck.errors import EXIT_BAD_INPUT, BscheckError
-from bscheck.items import CURRENT_ITEM, MARKER, RESULTS, SESSION, KnownIssueItem, PromiseItem, marker_of
+from bscheck.items import CONFIG, CURRENT_ITEM, FOUND, MARKER, RESULTS, SESSION, KnownIssueItem, PromiseItem, marker_of
+from bscheck.project import Project
 
 if TYPE_CHECKING:
+    from bscheck.checks import Check
+    from bscheck.checks.context import Context
     from bscheck.checks.run import RunSettings
+    from bscheck.limits import OutOfBudget
     from bscheck.options import Options
     from bscheck.results.known_issues import KnownIssue
+    from bscheck.subject import Subject
+    from bscheck.subject_runs import Terms
 
 _WORKER_KEY = "bscheck_exit"
 
@@ -54,6 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
     session = Session(config)
     session.validate_command_line()
     config.stash[SESSION] = session
+    CONFIG.set(config)
     config.pluginmanager.register(session, "bscheck-session")
 
 
@@ -104,6 +113,11 @@ class Session:
     written: str = ""
     old_handler: Any = None
     collector: tuple[int, int, int] | None = None
+    project: Project = field(default_factory=Project)
+    seen: list[tuple[Subject, OutOfBudget | None]] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
+    running: pytest.Item | None = None
+    dear: float = 0.0
 
     @property
     def is_worker(self) -> bool:
@@ -128,8 +142,10 @@ class Session:
         """Return the options of command line and environment, read once."""
         if self.options is None:
             from bscheck.options import read
+            from bscheck.project import read_project
 
-            self.options = read(Given.to(self.config).values)
+            self.project = read_project(self.config.rootpath)
+            self.options = read(Given.to(self.config).values, project=self.project.options)
         return self.options
 
     def start(self) -> None:
@@ -168,8 +184,70 @@ class Session:
 
     def context_options(self) -> dict[str, str]:
         """Return the options that a check's context carries."""
-        gates = self.settings().gates_timing(self.environment)
-        return {"timing": "gate" if gates else self.read_options().timing.replace("auto", "report")}
+        return self.settings().context_options(self.environment)
+
+    def terms(self, check: Check, subject: Subject) -> Terms:
+        """Return what the run holds a team's subject to."""
+        from bscheck.subject_runs import Terms
+
+        return Terms(
+            self.settings(),
+            self.project.promises,
+            self.context_options(),
+            self.read_options().time_budget,
+            lambda words: self.end_process(check, subject, words),
+        )
+
+    def look_at(self, subject: Subject, context: Context, terms: Terms) -> OutOfBudget | None:
+        """Look at a subject and tell what was found, the first time; return what its budget was spent on, if it was."""
+        from bscheck.limits import OutOfBudget
+        from bscheck.subject_runs import choose, look
+
+        if not any(each is subject for each, _ in self.seen):
+            spent = None
+            try:
+                found = look(subject, choose(None, None, ""), context, terms).lines()
+                self._tell(subject.name, found)
+            except OutOfBudget as error:
+                spent = error
+            self.seen.append((subject, spent))
+        return next(spent for each, spent in self.seen if each is subject)
+
+    def _tell(self, name: str, lines: list[str]) -> None:
+        """Print what was found about a subject at once; a worker of pytest-xdist leaves that to its controller."""
+        item = CURRENT_ITEM.get()
+        if self.is_worker and item is not None:
+            item.stash[FOUND] = lines
+            return
+        if name in self.found:
+            return
+        self.found.append(name)
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            if reporter is not None:
+                reporter.ensure_newline()
+                for line in lines:
+                    reporter.write_line(line)
+
+    def end_process(self, check: Check, subject: Subject, words: str) -> None:
+        """End a process whose main thread is stuck, after the record is written; under xdist, the worker's alone."""
+        from bscheck.limits import OutOfBudget
+        from bscheck.subject_runs import overrun
+
+        result = overrun(check, subject, OutOfBudget(words))
+        item = CURRENT_ITEM.get() or self.running
+        nodeid = "" if item is None else item.nodeid
+        with suppress(Exception):
+            capture = self.config.pluginmanager.get_plugin("capturemanager")
+            if capture is not None:
+                capture.suspend_global_capture(in_=True)
+            print(f"\nbscheck: FAILED {nodeid}: {words}; the process is ended", file=sys.stderr, flush=True)
+        with suppress(Exception):
+            self.results.append({**result.to_json(), "nodeid": nodeid})
+            if self.read_options().record is not None and not self.is_worker:
+                self._write(self.read_options(), interrupted=True)
+        os._exit(1)
 
     def items_of(self, collector: pytest.Collector, obj: Any) -> list[pytest.Item]:
         """Return the items of a promise, or of the known issues."""
@@ -246,15 +324,19 @@ class Session:
         from bscheck.results.summary import header
 
         self.told = True
-        return header(self.environment, self.read_options().to_json(), settings_in())
+        lines = header(self.environment, self.read_options().to_json(), settings_in())
+        words = self.project.words()
+        return lines + ([f"pyproject.toml [tool.bscheck]: {' · '.join(words)}"] if words else [])
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Keep the running item at hand for `bscheck.parametrize`."""
         token = CURRENT_ITEM.set(item)
+        self.running = item
         try:
             return (yield)
         finally:
+            self.running = None
             CURRENT_ITEM.reset(token)
 
     @pytest.hookimpl(wrapper=True)
@@ -263,17 +345,43 @@ class Session:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Let the results travel with the report, from an xdist worker too."""
         report = yield
+        if call.when == "call" and item.stash.get(FOUND, None):
+            report.bscheck_found = item.stash[FOUND]  # type: ignore[attr-defined]
         if call.when == "call" and item.stash.get(RESULTS, None):
             report.bscheck = item.stash[RESULTS]  # type: ignore[attr-defined]
             report.bscheck_environment = dict(self.environment)  # type: ignore[attr-defined]
         return report
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep a report's results."""
+        """Keep a report's results, and tell what a worker found about a subject."""
+        found: list[str] = getattr(report, "bscheck_found", [])
+        if found and not self.is_worker:
+            self._tell(found[0].partition(":")[0], found)
         texts: list[str] = getattr(report, "bscheck", [])
         if texts and not self.environment:
             self.environment = getattr(report, "bscheck_environment", {})
         self.results += [{**json.loads(text), "nodeid": report.nodeid} for text in texts]
+        if texts:
+            self._keep_record()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
+        """Record the check that ended a worker of pytest-xdist: it costs its own verdict only."""
+        from bscheck.subject_runs import crashed
+
+        self.results += [{**result.to_json(), "nodeid": crashitem} for result in crashed(crashitem)]
+
+    def _keep_record(self) -> None:
+        """Write the record so far, so that what was done outlives the interpreter; at most a twentieth of the time."""
+        with suppress(BscheckError):
+            options = self.read_options()
+            if options.record is None or self.is_worker or time.monotonic() < self.dear:
+                return
+            started = time.monotonic()
+            self._write(options, interrupted=True)
+            self.dear = time.monotonic() + 20 * (time.monotonic() - started)
+        self.written = ""
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the record, also of a run that was cut short."""

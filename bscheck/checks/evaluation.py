@@ -22,7 +22,6 @@ from bscheck.checks.history import EARLIER, history_reading
 from bscheck.checks.independence import IN_FULL, batch_corners, in_full, inference_cases
 from bscheck.checks.truth import trainer, truth
 from bscheck.results.verdict import Reading, worst
-from bscheck.runtime.inference import sources
 
 
 def evaluation_cases(context: Context) -> Any:
@@ -32,7 +31,7 @@ def evaluation_cases(context: Context) -> Any:
     return inference_cases(
         context,
         weights=st.sampled_from(["none", "unequal", "zeros"]),
-        source=st.sampled_from(["arrays", *sources()]),
+        source=st.sampled_from(["arrays", *context.sources()]),
         earlier=st.sampled_from(["nothing", *EARLIER] if in_full(context) else ["nothing", "test_on_batch"]),
         steps_per_execution=st.just(1),
     )
@@ -45,7 +44,7 @@ def evaluation_corners(context: Context) -> Sequence[InferenceCase]:
     ragged = InferenceCase(mode=context.runtime.modes[0], tail=1)
     if not in_full(context):
         return (*weighed, replace(ragged, weights="unequal", earlier="test_on_batch"))
-    given = [replace(ragged, source=source, weights="unequal") for source in sources()[1:]]
+    given = [replace(ragged, source=source, weights="unequal") for source in context.sources()[1:]]
     after = [replace(ragged, earlier=earlier, weights="zeros") for earlier in EARLIER[1:]]
     return (*weighed, replace(ragged, weights="unequal"), *given, *after)
 
@@ -109,7 +108,7 @@ def step_cases(context: Context) -> Any:
         context,
         mode=st.just(context.runtime.modes[0]),
         weights=st.sampled_from(["none", "unequal", "zeros"]),
-        source=st.sampled_from(sources()),
+        source=st.sampled_from(context.sources()),
         steps_per_execution=st.just(3),
     )
 

@@ -81,6 +81,9 @@ class Runtime(Protocol):
     def relieve(self, forget: Callable[[], None]) -> None:
         """Call `forget`, which drops all compiled functions, where they leave too little room for more."""
 
+    def global_settings(self) -> Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
+        """Return the backend's own global state: a name, how to read it and how to put it back."""
+
     def describe(self) -> dict[str, str]:
         """Return backend_version, device (``cpu`` or ``gpu``), device_name, threads and tf32."""
 

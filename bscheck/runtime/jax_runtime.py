@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import time
@@ -129,6 +130,13 @@ class JaxRuntime:
             forget()
             gc.collect()
             jax.clear_caches()
+
+    def global_settings(self) -> Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
+        names = ("jax_enable_x64", "jax_disable_jit", "jax_debug_nans")
+        return [
+            (name, functools.partial(getattr, jax.config, name), functools.partial(jax.config.update, name))
+            for name in names
+        ]
 
     def describe(self) -> dict[str, str]:
         device = jax.devices()[0]
