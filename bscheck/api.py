@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bscheck.results.verdict import Result
+from bscheck.results.verdict import Result, Verdict
 from bscheck.subject_runs import Terms, choose, context_of, hold, look, overrun, require_subject
 
 if TYPE_CHECKING:
+    from bscheck.checks import Check
     from bscheck.inspection import Inspection
     from bscheck.subject import Subject
 
@@ -75,12 +77,14 @@ def run_checks(
     try:
         say(look(subject, chosen, context, terms))
     except OutOfBudget as spent:
-        return tuple(overrun(check, subject, spent) for check in chosen)
+        ended = [(check, overrun(check, subject, spent)) for check in chosen]
+        say(ended[0][1].worst.seen)
+        return tuple(replace(result, text=_text(result, check)) for check, result in ended)
     results: list[Result] = []
     for check in chosen:
         for result in hold(check, subject, context, terms):
-            results.append(result)
-            say(f"{result.verdict:<18}  {check.name}{f': {result.reason}' if result.reason else ''}")
+            results.append(replace(result, text=_text(result, check)))
+            say(results[-1])
     return tuple(results)
 
 
@@ -142,6 +146,17 @@ def _terms(profile: str | None, seed: int | None, known_issues: Iterable[str | P
         timing=options.timing,  # type: ignore[arg-type]  # one of TIMINGS, or "auto"
     )
     return Terms(settings, project.promises, settings.context_options(describe()), options.time_budget)
+
+
+def _text(result: Result, check: Check) -> str:
+    """Return a result for the reader: a line, or the whole text of a broken promise."""
+    from bscheck.results.failure import name_of, render
+    from bscheck.runtime.environment import describe
+
+    if result.verdict == Verdict.FAILED:
+        return render(result, check.promise, describe())
+    reason = f": {result.reason}" if result.reason else ""
+    return f"{result.verdict} {name_of(result)}{reason}"
 
 
 def _silent(*words: Any) -> None:

@@ -167,7 +167,9 @@ def _found(context: Context, traits: Traits) -> list[str]:
         _loss_words(traits),
         f"batch statistics in {_some(traits.batch_statistics)}" if traits.batch_statistics else "",
         f"examples coupled in training (outputs move by {traits.coupling:.1%})" if traits.coupled else "",
-        (f"randomness in training ({_some(noisy)})" if noisy else "randomness in training") if traits.stochastic else "",
+        (f"randomness in training ({_some(noisy)})" if noisy else "randomness in training")
+        if traits.stochastic
+        else "",
         f"state kept between batches in {_some(traits.stateful)}" if traits.stateful else "",
         "a mask that reaches the loss" if traits.masked_loss else "",
         "penalties beside the loss" if traits.penalties else "",
@@ -248,6 +250,4 @@ def _seconds(function: Callable[[], object]) -> float:
 
 
 def _wrapped(first: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        first + text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )
+    return textwrap.wrap(first + text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

@@ -21,7 +21,7 @@ GRACE = 5.0
 SHARE_OF_THE_REST = 0.9
 
 
-class OutOfBudget(BaseException):  # noqa: N818 - a verdict, not an error
+class OutOfBudget(BaseException):
     """A budget is used up; not an `Exception`, so that no handler of the user's swallows it."""
 
 

@@ -106,7 +106,9 @@ def hold(check: Check, subject: Subject, context: Context, terms: Terms) -> list
     from bscheck.checks.run import run_check, run_pinned
     from bscheck.runtime.isolation import undisturbed
 
-    pinned = [i for i in terms.settings.known_issues if i.check == check.name and i.param.get("subject") == subject.name]
+    pinned = [
+        i for i in terms.settings.known_issues if i.check == check.name and i.param.get("subject") == subject.name
+    ]
     with undisturbed(subject.name):
         results = [run_pinned(issue, check, context) for issue in pinned]
         results.append(run_check(check, context, terms.settings, terms.budget(subject)))

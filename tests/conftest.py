@@ -33,6 +33,7 @@ class FakeContext:
     param: Param
     options: dict = dataclasses.field(default_factory=dict)
     environment: dict = dataclasses.field(default_factory=lambda: ENVIRONMENT)
+    facts: dict = dataclasses.field(default_factory=dict)
 
     def relieve(self):
         pass

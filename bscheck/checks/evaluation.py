@@ -12,6 +12,7 @@ from bscheck.checks.context import Context, draw_sample_weights
 from bscheck.checks.expected import (
     compare_values,
     expected_values,
+    losses_of,
     needs_a_mean,
     output_loss_names,
     output_losses,
@@ -117,13 +118,10 @@ def step_corners(context: Context) -> Sequence[InferenceCase]:
     """Return steps that fill an execution, leave a rest, and are fewer than one execution takes."""
     plain = InferenceCase(mode=context.runtime.modes[0], steps_per_execution=3)
     rest = replace(plain, batches=4, tail=1, weights="unequal")
-    return (
-        plain,
-        replace(plain, batches=3),
-        rest,
-        replace(rest, path="fit"),
-        replace(rest, earlier="evaluate"),
-    )
+    corners = (plain, replace(plain, batches=3), rest, replace(rest, earlier="evaluate"))
+    # The history has no other oracle than the formulas: without them, evaluation alone is held to the promise.
+    foretold = None not in losses_of(context)
+    return (*corners, replace(rest, path="fit")) if foretold else corners
 
 
 @check(

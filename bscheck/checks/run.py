@@ -68,7 +68,6 @@ class RunSettings:
         """Whether a slow verdict may fail the run."""
         return self.timing == "gate" or (self.timing == "auto" and environment.get("device") == "gpu")
 
-
     def context_options(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Return the options that a check's context carries."""
         gates = self.gates_timing(environment)

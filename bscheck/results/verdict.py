@@ -109,6 +109,8 @@ class Result:
         That case in words.
     seconds : float
         Wall time of the check, setting up included.
+    text : str
+        The whole text for the reader, where `bscheck.run_checks` made the result; not part of the JSON.
     """
 
     check: str
@@ -122,10 +124,16 @@ class Result:
     worst_case: str = ""
     failure: Failure | None = None
     seconds: float = 0.0
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.text or f"{self.verdict} {self.check}[{'-'.join(self.param.values())}]"
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object; infinities and NaN become strings."""
-        return _plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+        told = _plain(dataclasses.asdict(self))
+        del told["text"]
+        return told  # type: ignore[no-any-return]
 
 
 def _plain(value: Any) -> Any:
