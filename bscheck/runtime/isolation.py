@@ -82,13 +82,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _settings() -> list[Setting]:
     """Return what a model's code is known to set, and forget to put back."""
-    keras = keras_module()
-    config = keras.config
     settings = [
-        Setting("floatx", config.floatx, config.set_floatx),
-        Setting("dtype policy", lambda: config.dtype_policy().name, config.set_dtype_policy),
-        Setting("epsilon", config.epsilon, config.set_epsilon),
-        Setting("image_data_format", config.image_data_format, config.set_image_data_format),
         Setting("environment variables", _environment, _set_environment),
         Setting("working directory", os.getcwd, os.chdir),
         Setting("NumPy's handling of errors", np.geterr, _set_errors),
@@ -98,6 +92,17 @@ def _settings() -> list[Setting]:
         Setting("standard error", lambda: sys.stderr, lambda value: setattr(sys, "stderr", value)),
         Setting("", random.getstate, random.setstate),
         Setting("", np.random.get_state, np.random.set_state),
+    ]
+    return settings + _settings_of_keras() if "keras" in sys.modules else settings
+
+
+def _settings_of_keras() -> list[Setting]:
+    config = keras_module().config
+    settings = [
+        Setting("floatx", config.floatx, config.set_floatx),
+        Setting("dtype policy", lambda: config.dtype_policy().name, config.set_dtype_policy),
+        Setting("epsilon", config.epsilon, config.set_epsilon),
+        Setting("image_data_format", config.image_data_format, config.set_image_data_format),
     ]
     return settings + [Setting(*parts) for parts in current().global_settings()]
 
