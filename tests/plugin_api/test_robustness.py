@@ -81,8 +81,7 @@ def test_what_a_subject_changes_is_put_back_and_told(gate: Callable[..., pytest.
     result.assert_outcomes(passed=4, warnings=1)
     result.stdout.fnmatch_lines(
         [
-            "*Subject 'bad' changed the process: environment variables (put back); working directory (put back); "
-            "NumPy's handling of errors (put back)"
+            "*Subject 'bad' changed the process: environment variables (put back); working directory (put back); *",
         ]
     )
     assert "noise of the subject" not in result.stdout.str()
@@ -141,7 +140,7 @@ def test_a_subject_that_swallows_memory_fails(gate: Callable[..., pytest.Pyteste
     result = run(project)
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(
-        ["*Seen        it took more than 100 MiB of memory: its memory budget (memory_budget=)*"]
+        ["*Seen  *it took more than 100 MiB of memory: its memory budget (memory_budget=)*"]
     )
 
 
