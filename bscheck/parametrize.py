@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bscheck.checks import Check
+from bscheck.checks import Check, Param
 from bscheck.errors import BscheckError, SubjectError
 from bscheck.items import CURRENT_ITEM, SESSION, announce, conclude, marks_of
 from bscheck.subject import Subject
@@ -137,6 +137,21 @@ def _run(check: Check, subject: Subject) -> None:
         conclude(item, check, overrun(check, subject, spent))
     for result in hold(check, subject, context, terms):
         conclude(item, check, result)
+
+
+def context_of_item(item: pytest.Item, terms: Terms) -> tuple[object, Context | None]:
+    """Return what an item is about, for comparing, and its context; None where it is about no subject."""
+    spec = getattr(item, "callspec", None)
+    subject = None if spec is None else spec.params.get("subject")
+    if isinstance(subject, Subject):
+        return id(subject), _context(subject, terms)
+    param = getattr(item, "param", None)
+    name = param.get("subject") if isinstance(param, Param) else ""
+    if not name:
+        return None, None
+    from bscheck.items import new_context
+
+    return name, new_context(Param.of(subject=name), {})
 
 
 def _context(subject: Subject, terms: Terms) -> Context:

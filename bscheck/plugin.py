@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -186,7 +186,7 @@ class Session:
         """Return the options that a check's context carries."""
         return self.settings().context_options(self.environment)
 
-    def terms(self, check: Check, subject: Subject) -> Terms:
+    def terms(self, check: Check, subject: Subject | None = None) -> Terms:
         """Return what the run holds a team's subject to."""
         from bscheck.subject_runs import Terms
 
@@ -195,7 +195,7 @@ class Session:
             self.project.promises,
             self.context_options(),
             self.read_options().time_budget,
-            lambda words: self.end_process(check, subject, words),
+            None if subject is None else lambda words: self.end_process(check, subject, words),
         )
 
     def look_at(self, subject: Subject, context: Context, terms: Terms) -> OutOfBudget | None:
@@ -276,15 +276,18 @@ class Session:
             chosen = self.read_options().check if self.environment or self._command_line("check") else ()
             if chosen:
                 _refuse_unknown(chosen)
-                self._keep(items, chosen)
+                self._keep(items, lambda item: _check_name(item) in chosen)
+            traits = self.read_options().trait if self.environment else ()
+            if traits:
+                self._keep(items, _having(self, traits))
         except BscheckError as error:
             self._exit(str(error))
 
     def _command_line(self, name: str) -> Any:
         return self.config.getoption(f"bscheck_{name}")
 
-    def _keep(self, items: list[pytest.Item], chosen: tuple[str, ...]) -> None:
-        dropped = [item for item in items if _is_ours(item) and _check_name(item) not in chosen]
+    def _keep(self, items: list[pytest.Item], wanted: Callable[[pytest.Item], bool]) -> None:
+        dropped = [item for item in items if _is_ours(item) and not wanted(item)]
         if dropped:
             self.config.hook.pytest_deselected(items=dropped)
             items[:] = [item for item in items if item not in dropped]
@@ -466,6 +469,26 @@ def _is_ours(item: pytest.Item) -> bool:
 def _check_name(item: pytest.Item) -> str:
     marker = item.get_closest_marker(MARKER)
     return str(marker.kwargs.get("check", "")) if marker else ""
+
+
+def _having(session: Session, traits: tuple[str, ...]) -> Callable[[pytest.Item], bool]:
+    """Return whether an item is about a subject with all these traits; its subject is built to find out."""
+    from bscheck.checks import get_check
+    from bscheck.inspection import check_trait, traits_of
+    from bscheck.parametrize import context_of_item
+
+    wanted = {check_trait(name) for name in traits}
+    known: dict[Any, set[str]] = {}
+
+    def has(item: pytest.Item) -> bool:
+        key, context = context_of_item(item, session.terms(get_check(_check_name(item))))
+        if context is None:
+            return False
+        if key not in known:
+            known[key] = set(traits_of(context))
+        return wanted <= known[key]
+
+    return has
 
 
 def _refuse_unknown(names: tuple[str, ...]) -> None:

@@ -147,6 +147,10 @@ SUBJECTS: dict[str, Callable[[], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+#: Those whose structure goes through Keras's loops too.
+IN_LOOPS = ("nested_inputs_and_two_outputs", "subclass_with_a_layer_of_its_own")
+
+
 def make(name: str, **options: Any) -> bscheck.Subject:
     """Return the subject of a kind, with few sizes."""
     usual = {"data": vectors, "loss": "mse", "batch_sizes": (1, 4), "accumulation": (2, 3)}
@@ -156,8 +160,9 @@ def make(name: str, **options: Any) -> bscheck.Subject:
 @pytest.mark.parametrize("kind", SUBJECTS)
 def test_every_kind_of_subject_goes_through(kind: str) -> None:
     subject = make(kind, **SUBJECTS[kind]())
-    results = bscheck.run_checks(subject, checks=CHECKS, profile="quick", verbose=False)
-    assert [(r.verdict, r.cases > 3) for r in results] == [("passed", True)] * 2, "\n".join(map(str, results))
+    checks = CHECKS if kind in IN_LOOPS else CHECKS[:1]
+    results = bscheck.run_checks(subject, checks=checks, profile="quick", verbose=False)
+    assert [(r.verdict, r.cases > 3) for r in results] == [("passed", True)] * len(checks), "\n".join(map(str, results))
 
 
 def test_a_train_step_that_doubles_the_gradient_is_red() -> None:

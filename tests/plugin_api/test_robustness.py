@@ -139,9 +139,7 @@ def test_a_subject_that_swallows_memory_fails(gate: Callable[..., pytest.Pyteste
     )
     result = run(project)
     result.assert_outcomes(passed=3, failed=1)
-    result.stdout.fnmatch_lines(
-        ["*Seen  *it took more than 100 MiB of memory: its memory budget (memory_budget=)*"]
-    )
+    result.stdout.fnmatch_lines(["*Seen  *it took more than 100 MiB of memory: its memory budget (memory_budget=)*"])
 
 
 #: Holds the interpreter below Python, where no exception can reach it.
