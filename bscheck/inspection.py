@@ -88,6 +88,8 @@ class Inspection:
         reasons: dict[str, list[str]] = {}
         for name, reason in self.not_applicable.items():
             reasons.setdefault(reason, []).append(name)
+        if "stochastic" in self.traits and reasons:
+            lines += _wrapped("  ", "a factory that builds the model without its randomness has more promises held")
         for reason, names in reasons.items():
             lines += _wrapped("  not applicable: ", f"{', '.join(names)}: {reason}")
         return lines

@@ -71,7 +71,7 @@ def test_what_a_subject_says_goes_before_what_its_project_says() -> None:
         ("[tool]\nbscheck = 3\n", "[tool.bscheck] must be a table, not 3"),
         (
             "[tool.bscheck]\nbatch_size = [1]\n",
-            "unknown key of [tool.bscheck] 'batch_size'; did you mean 'batch_sizes'? valid: accumulation, batch_sizes, ",
+            "unknown key of [tool.bscheck] 'batch_size'; did you mean 'batch_sizes'? valid: accumulation, ",
         ),
         ("[tool.bscheck]\nprofile = 'fast'\n", "[tool.bscheck] profile: unknown profile 'fast'; valid: default, "),
         ("[tool.bscheck]\nseed = '3'\n", "[tool.bscheck] seed: must be an integer, not '3'"),

@@ -92,10 +92,12 @@ FOUND: dict[str, tuple[dict[str, Any], str, str]] = {
     "sum": ({"loss": summed}, "sum_loss", "a loss that is a sum over its examples"),
     "schedule": ({"optimizer": scheduled}, "schedule", "a learning rate schedule"),
     "embedding": (
-        {"build": stack("tokens", "out", **TOKENS), "data": tokens}, "sparse_gradients", "sparse gradients (an embedding)",
+        {"build": stack("tokens", "out", **TOKENS), "data": tokens}, "sparse_gradients",
+        "sparse gradients (an embedding)",
     ),
     "mask": (
-        {"build": stack("masked", "steps", "out", **TOKENS), "data": tokens}, "masked_loss", "a mask that reaches the loss",
+        {"build": stack("masked", "steps", "out", **TOKENS), "data": tokens}, "masked_loss",
+        "a mask that reaches the loss",
     ),
     "own loops": ({"build": picky}, "own_loops", "loops of its own that refuse generator, pydataset"),
     "own step": ({"step": lambda model, optimizer, micro_batches: None}, "own_step", "a step of its own"),

@@ -75,11 +75,12 @@ def test_a_gate_is_under_15_lines(name: str) -> None:
 
 @pytest.mark.parametrize("copied", ["text_lstm"], indirect=True)
 def test_text_lstm_trained_by_fit_is_green(python: Path, copied: Path) -> None:
-    ran = run(python, copied, "--bscheck-profile=quick", "--bscheck-timing=off")
+    # Keras's loops, through every source, take most of the time and have tests of their own.
+    ran = run(python, copied, "--bscheck-profile=quick", "-k", "accumulated or padding or minibatch or influence")
     assert ran.returncode == 0, ran.stdout
     for text in (
         "pyproject.toml [tool.bscheck]: batch_sizes=[1, 8, 32] · accumulation=[2, 4] · time_budget=120.0",
-        "topics: found 883 parameters; a loss that is a mean over its examples; sparse gradients (an embedding)",
+        "topics: found 851 parameters; a loss that is a mean over its examples; sparse gradients (an embedding)",
         "accumulation",
         "holds",
     ):
@@ -93,7 +94,7 @@ def test_the_mistake_of_the_image_loop_is_named(python: Path, copied: Path) -> N
     assert "FAILED accumulated_gradient_matches_large_batch[stripes]" in ran.stdout
     assert "Accumulated micro-batches reproduce the large batch's gradient" in ran.stdout
     assert "k=2, micro-batches 8+4" in ran.stdout, ran.stdout
-    assert "1 failed, 2 passed, 1 skipped" in ran.stdout
+    assert "1 failed, 1 passed, 1 skipped" in ran.stdout
 
 
 @pytest.mark.parametrize("copied", ["image_loop"], indirect=True)
