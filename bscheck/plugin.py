@@ -116,6 +116,7 @@ class Session:
     project: Project = field(default_factory=Project)
     seen: list[tuple[Subject, OutOfBudget | None]] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
+    items: list[pytest.Item] = field(default_factory=list)
     running: pytest.Item | None = None
     dear: float = 0.0
 
@@ -206,12 +207,17 @@ class Session:
         if not any(each is subject for each, _ in self.seen):
             spent = None
             try:
-                found = look(subject, choose(None, None, ""), context, terms).lines()
+                found = look(subject, choose(self._asked_of(subject), None, "pytest"), context, terms).lines()
                 self._tell(subject.name, found)
             except OutOfBudget as error:
                 spent = error
             self.seen.append((subject, spent))
         return next(spent for each, spent in self.seen if each is subject)
+
+    def _asked_of(self, subject: Subject) -> list[str] | None:
+        """Return the names of the checks that this run asks of a subject; None where a test calls them otherwise."""
+        asked = [_check_name(item) for item in self.items if _params_of(item).get("subject") is subject]
+        return list(dict.fromkeys(filter(None, asked))) or None
 
     def _tell(self, name: str, lines: list[str]) -> None:
         """Print what was found about a subject at once; a worker of pytest-xdist leaves that to its controller."""
@@ -280,6 +286,7 @@ class Session:
             traits = self.read_options().trait if self.environment else ()
             if traits:
                 self._keep(items, _having(self, traits))
+            self.items = items
         except BscheckError as error:
             self._exit(str(error))
 
@@ -464,6 +471,11 @@ def describe_environment() -> Mapping[str, str]:
 
 def _is_ours(item: pytest.Item) -> bool:
     return item.get_closest_marker(MARKER) is not None
+
+
+def _params_of(item: pytest.Item) -> Mapping[str, Any]:
+    spec = getattr(item, "callspec", None)
+    return {} if spec is None else spec.params
 
 
 def _check_name(item: pytest.Item) -> str:
