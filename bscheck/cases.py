@@ -970,6 +970,22 @@ class EdgeCase(Case):
     }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubjectCase(Case):
+    """What a team's own check is given where it names no case of its own: sizes among those promised.
+
+    Attributes
+    ----------
+    batch_size : int
+        Among the subject's `batch_sizes`.
+    micro_batches : int
+        Among the subject's `accumulation`.
+    """
+
+    batch_size: int = 1
+    micro_batches: int = 2
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st

@@ -122,6 +122,8 @@ def _ablations(case: Case) -> Iterator[tuple[str, Any, Case]]:
     for field in dataclasses.fields(case):
         if field.name in _AMOUNTS or getattr(case, field.name) == field.default:
             continue
+        if getattr(case, field.name) == "step":  # Keras's own accumulation is another step, not this one with less
+            continue
         default: Any = field.default
         yield field.name, default, dataclasses.replace(case, **{field.name: default})
 

@@ -1,4 +1,4 @@
-"""What a run is told: options of pytest, and ``BSCHECK_*`` environment variables as their defaults."""
+"""What a run is told: options of pytest, then ``BSCHECK_*`` environment variables, then ``[tool.bscheck]``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ OPTIONS: tuple[tuple[str, str | None, bool, str], ...] = (
     ("timing-baseline", "FILE", False, "record of an earlier run whose times per batch size must not be exceeded"),
     ("require-gpu", None, False, "stop with an error where the backend sees no GPU"),
     ("check", "NAME", True, "run only this check"),
+    ("trait", "NAME", True, "run only subjects with this trait, as probing finds it"),
+    ("time-budget", "SECONDS", False, "seconds that one check may take on a subject of yours (default 300)"),
 )
 
 
@@ -42,6 +44,8 @@ class Options:
     timing_baseline: Path | None = None
     require_gpu: bool = False
     check: tuple[str, ...] = ()
+    trait: tuple[str, ...] = ()
+    time_budget: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as a JSON object."""
@@ -54,6 +58,8 @@ class Options:
             "repro": self.scripts_beside_record(),
             "require_gpu": self.require_gpu,
             "check": list(self.check),
+            "trait": list(self.trait),
+            "time_budget": self.time_budget,
         }
 
     @property
@@ -91,8 +97,10 @@ def settings_in(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {key: environ[key] for key in sorted(environ) if key.startswith(PREFIX)}
 
 
-def read(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Options:
-    """Return the options: those given on the command line, else the environment's, else the defaults.
+def read(
+    given: Mapping[str, Any], environ: Mapping[str, str] = os.environ, project: Mapping[str, Any] | None = None
+) -> Options:
+    """Return the options: those given on the command line, else the environment's, the project's, the defaults.
 
     Parameters
     ----------
@@ -100,6 +108,8 @@ def read(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> O
         Values by the options' field names; None or empty where an option was not given.
     environ : mapping, optional
         The environment variables.
+    project : mapping, optional
+        Values of the project's pyproject.toml or of a script's call, validated already.
 
     Raises
     ------
@@ -113,8 +123,8 @@ def read(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> O
             raise BscheckError(unknown("environment variable", key, known))
         repeatable = next(spec[2] for spec in OPTIONS if spec[0] == known[key])
         value = [part.strip() for part in text.split(",") if part.strip()] if repeatable else text
-        values[field(known[key])] = _parse(known[key], value, key)
-    return Options(**(values | parse_given(given)))
+        values[field(known[key])] = parse(known[key], value, key)
+    return Options(**(dict(project or {}) | values | parse_given(given)))
 
 
 def parse_given(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,14 +136,20 @@ def parse_given(given: Mapping[str, Any]) -> dict[str, Any]:
         With one line that names the option.
     """
     return {
-        field(name): _parse(name, given[field(name)], option(name))
+        field(name): parse(name, given[field(name)], option(name))
         for name, *_ in OPTIONS
         if given.get(field(name)) not in (None, [], False)
     }
 
 
-def _parse(name: str, value: Any, source: str) -> Any:
-    """Return the value as its type, or raise naming where it came from."""
+def parse(name: str, value: Any, source: str) -> Any:
+    """Return an option's text (a list of texts where it may be repeated) as its type.
+
+    Raises
+    ------
+    BscheckError
+        With one line that names the source.
+    """
     if name == "require-gpu":
         return _switch(value, source)
     if name == "timing-baseline":
@@ -148,6 +164,8 @@ def _parse(name: str, value: Any, source: str) -> Any:
         "seed": lambda text: _seed(text, source),
         "known-issues": lambda files: tuple(_file(text, source) for text in files),
         "check": tuple,
+        "trait": tuple,
+        "time-budget": lambda text: _seconds(text, source),
     }
     return parsers[name](value)
 
@@ -162,6 +180,16 @@ def _seed(text: str, source: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise BscheckError(f"{source}: the seed must be an integer >= 0, not {text!r}")
     return int(text)
+
+
+def _seconds(text: str, source: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise BscheckError(f"{source}: the time budget must be a number of seconds > 0, not {text!r}")
+    return seconds
 
 
 def _switch(value: Any, source: str) -> bool:

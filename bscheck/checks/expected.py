@@ -66,7 +66,15 @@ def weighted_mean_of(formula: Formula, part: Truth, output: int, y: Array, targe
 
 def losses_of(context: Context) -> list[Formula | None]:
     """Return the formula of each output's loss, None where there is none."""
+    if weighs_steps(context):
+        return [None for _ in leaves(context.subject.loss)]
     return [of_loss(loss) for loss in leaves(context.subject.loss)]
+
+
+def weighs_steps(context: Context) -> bool:
+    """Whether the subject's sample weights are those of an example's steps: formulas are of whole examples."""
+    own = context.subject.draw(0, 1)[2]
+    return own is not None and own.ndim > 1
 
 
 def output_losses(context: Context, part: Truth) -> list[Expected] | None:
@@ -100,7 +108,9 @@ def metric_values(context: Context, part: Truth) -> dict[str, Expected]:
     """Return what each metric that has a formula must be, by the name that Keras reports it under."""
     names = list(getattr(context.bench("float64").model, "output_names", ()))
     ys, targets = leaves(part.y), leaves(part.targets)
-    found = {}
+    found: dict[str, Expected] = {}
+    if weighs_steps(context):
+        return found
     for t, metric in _metrics(context.subject.metrics, len(part.rows)):
         formula = of_metric(metric, ys[t], part.rows[t])
         if formula is None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bscheck.checks import PROFILES, Check
-from bscheck.diagnose import ablate, attempt, culprit, is_ours
+from bscheck.diagnose import ABLATION_SECONDS, ablate, attempt, culprit, is_ours
 from bscheck.errors import BscheckError, one_line
+from bscheck.limits import Budget, OutOfBudget, within
 from bscheck.reproduce import reproduced
 from bscheck.results.curves import Exhibits
 from bscheck.results.known_issues import KnownIssue
@@ -72,6 +74,11 @@ class RunSettings:
         """Whether a slow verdict may fail the run."""
         return self.timing == "gate" or (self.timing == "auto" and environment.get("device") == "gpu")
 
+    def context_options(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the options that a check's context carries."""
+        gates = self.gates_timing(environment)
+        return {"timing": "gate" if gates else self.timing.replace("auto", "report")}
+
 
 _CURRENT: ContextVar[RunSettings] = ContextVar("bscheck_settings")
 
@@ -87,7 +94,7 @@ def derive_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def run_check(check: Check, context: Context, settings: RunSettings) -> Result:
+def run_check(check: Check, context: Context, settings: RunSettings, budget: Budget | None = None) -> Result:
     """Hold one check against one parameter: corners first, then drawn cases, shrunk when one fails.
 
     Parameters
@@ -98,6 +105,9 @@ def run_check(check: Check, context: Context, settings: RunSettings) -> Result:
         The parameter, made ready.
     settings : RunSettings
         Profile, seed and known issues.
+    budget : Budget, optional
+        What the check may use. When it is nearly used up no more cases are drawn; a check that does not end within
+        it has failed.
 
     Returns
     -------
@@ -110,14 +120,16 @@ def run_check(check: Check, context: Context, settings: RunSettings) -> Result:
         For bad input met on the way, such as a subject that cannot be built.
     """
     started = time.monotonic()
-    run = _Run(check, context, settings)
+    run = _Run(check, context, settings, budget)
+    if budget is not None:
+        run.deadline = started + budget.drawing_seconds
     token = _CURRENT.set(settings)
     try:
-        run.reason = _refusal(check, context, settings) or ""
-        if not run.reason:
-            run.execute()
+        run.start()
     except NotApplicable as reason:
         run.reason = str(reason)
+    except OutOfBudget as spent:
+        run.end(str(spent))
     except (BscheckError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -192,7 +204,7 @@ def describe(context: Context, case: Case | None) -> str:
     return ", ".join([*words, str(case)] if case is not None and str(case) else words)
 
 
-def _refusal(check: Check, context: Context, settings: RunSettings) -> str | None:
+def refusal(check: Check, context: Context, settings: RunSettings) -> str | None:
     """Return why the check is not run, if it is not."""
     if check.family == TIMING and settings.timing == "off":
         return "timings are switched off (--bscheck-timing=off)"
@@ -235,7 +247,9 @@ class _Run:
     check: Check
     context: Context
     settings: RunSettings
+    budget: Budget | None = None
     reason: str = ""
+    curtailed: str = ""
     held: Counter[str] = field(default_factory=Counter)
     good: dict[Case, None] = field(default_factory=dict)
     broken: dict[Case, Reading] = field(default_factory=dict)
@@ -243,11 +257,29 @@ class _Run:
     violated: _Seen | None = None
     flaky: tuple[Case, Reading, Reading] | None = None
     unsteady: bool = False
+    running: Case | None = None
+    ablates: bool = True
     worst: _Seen = _Seen(None, Reading(0.0))
     verdicts: set[str] = field(default_factory=set)
     told: dict[str, tuple[float, str]] = field(default_factory=dict)
     exhibits: Exhibits = field(default_factory=Exhibits)
     deadline: float = float("inf")
+
+    def start(self) -> None:
+        """Find out whether the promise applies and hold it, within the budget."""
+        with within(self.budget):
+            self.reason = refusal(self.check, self.context, self.settings) or ""
+            if not self.reason:
+                self.execute()
+
+    def end(self, overrun: str) -> None:
+        """Say what ended the check; a violation found before stands."""
+        self.violated = _smallest(self.broken)
+        if self.violated is None:
+            held = f"after {len(self.good)} cases that held" if self.good else "before its first case ended"
+            seen = Reading(math.inf, seen=f"{overrun}, {held}", allowed="an end")
+            self.violated = _Seen(self.running, seen)
+            self.ablates = False
 
     def execute(self) -> None:
         """Run the corners, then draw."""
@@ -272,6 +304,9 @@ class _Run:
             raise escape.error from None
         except _Stop:
             self.violated = _smallest(self.broken)
+            if self.violated is None and self.budget is not None:
+                held = f"{len(self.good)} cases held"
+                self.curtailed = f"drawing ended early, {held}: the time budget is {self.budget.seconds:g} s"
         except Flaky:
             if self.flaky is None:  # the check's own strategy is at fault
                 raise
@@ -281,6 +316,7 @@ class _Run:
         """Run one case, unless it has held before, and say whether it breaks the promise."""
         if case in self.good:
             return False
+        self.running = case
         reading = attempt(self.check, self.context, case)
         before = self.broken.get(case)
         if reading.holds and before is not None:
@@ -318,7 +354,7 @@ class _Run:
         return True
 
     def _covering(self, case: Case, *, expired: bool = False) -> KnownIssue | None:
-        situation = {**self.context.param.as_dict(), **case.to_json()}
+        situation = {**self.context.facts, **self.context.param.as_dict(), **case.to_json()}
         for issue in self.settings.known_issues:
             if issue.expired == expired and issue.covers(self.check.name, situation, self.context.environment):
                 return issue
@@ -357,7 +393,7 @@ class _Run:
     def _reason(self) -> str:
         verdict = self._verdict()
         if self.reason or verdict not in (Verdict.REPORTED, Verdict.INCONCLUSIVE):
-            return self.reason
+            return self.reason or self.curtailed
         if self.check.family == TIMING and verdict == Verdict.REPORTED:
             return "" if self.settings.timing == "report" else "no GPU (--bscheck-timing=gate)"
         return self.told.get(verdict.value, (0.0, ""))[1]
@@ -380,9 +416,17 @@ class _Run:
         )
         if self.unsteady:
             return replace(told, no_script="a case that does not give the same answer twice proves nothing by itself")
-        told = replace(told, ablation=ablate(self.check, self.context, case, reading))
-        told = self._explained(case, told)
-        return reproduced(self.check, self.context, case, told, self.settings.scripts)
+        if not self.ablates:
+            return replace(told, no_script="a case that did not end within its budget would not end in a script either")
+        return reproduced(self.check, self.context, case, self._looked_into(case, told), self.settings.scripts)
+
+    def _looked_into(self, case: Case, failure: Failure) -> Failure:
+        """Return the failure with its ablation and its suspects, as far as that ends: the failure is known already."""
+        limit = None if self.budget is None else replace(self.budget, seconds=3 * ABLATION_SECONDS)
+        with suppress(OutOfBudget), within(limit):
+            failure = replace(failure, ablation=ablate(self.check, self.context, case, failure.reading))
+            return self._explained(case, failure)
+        return failure
 
     def _explained(self, case: Case, failure: Failure) -> Failure:
         """Return the failure with its suspects, and the known defect that it looks like."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.checks.context import Context, cached_in_process, draw_weights, first_reason
+from bscheck.checks.context import Context, cached_in_process, draw_weights, first_reason, weighed
 from bscheck.errors import SubjectError
 from bscheck.results.verdict import Reading
 from bscheck.runtime.bench import Array, Bench
@@ -106,7 +106,7 @@ def truth(context: Context, case: Any, *, training: bool = False, sample_weight:
         rounding = [np.concatenate(pair) for pair in zip(rounding, seen, strict=True)]
         y = map_leaves(lambda a: np.concatenate([a, a[:count]]), y)
     if own is not None:
-        sample_weight = own[:count] if sample_weight is None else own[:count] * sample_weight
+        sample_weight = weighed(own[:count], sample_weight)
     return Truth(
         x=take(x, slice(0, count)),
         y=take(y, slice(0, count)),

@@ -138,6 +138,8 @@ class Result:
         Wall time of the check, setting up included.
     exhibits : Exhibits
         Curves and tables of all its cases.
+    text : str
+        The whole text for the reader, where `bscheck.run_checks` made the result; not part of the JSON.
     """
 
     check: str
@@ -152,6 +154,10 @@ class Result:
     failure: Failure | None = None
     seconds: float = 0.0
     exhibits: Exhibits = field(default_factory=Exhibits)
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.text or f"{self.verdict} {self.check}[{'-'.join(self.param.values())}]"
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object; infinities and NaN become strings.
@@ -159,6 +165,7 @@ class Result:
         Curves and tables are there once, and only where there are any.
         """
         document = dataclasses.asdict(self)
+        del document["text"]
         exhibits = document.pop("exhibits")
         for reading in (document["worst"], (document["failure"] or {}).get("reading", {})):
             for key in exhibits:

@@ -99,6 +99,9 @@ class Runtime(Protocol):
     def compiled_memory(self, step: Callable[..., None], batch: Sequence[Any]) -> int | None:
         """Return the bytes that the compiled step needs for a batch, exactly; None where the compiler does not say."""
 
+    def global_settings(self) -> Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
+        """Return the backend's own global state: a name, how to read it and how to put it back."""
+
     def describe(self) -> dict[str, str]:
         """Return backend_version, device (``cpu`` or ``gpu``), device_name, threads and tf32."""
 

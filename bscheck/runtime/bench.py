@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 #: ``seeder(seed)``: a context in which random numbers repeat.
 Seeder = Callable[[int], contextlib.AbstractContextManager[None]]
 
-#: Micro-batches that a probe can record in one window.
+#: Micro-batches that a probe can record in one window, unless a team promises windows of more.
 CAPACITY = 8
 
 
@@ -272,7 +272,7 @@ class Bench:
         if key not in self._probes:
             # compile() belongs to a model: those that need one get their own, so that traces are kept.
             model = build_model(self.subject, self.dtype) if path in ("train_on_batch", "fit") else self.model
-            probe = make_probe(CAPACITY, None if path == "step" else k)
+            probe = make_probe(max(CAPACITY, k), None if path == "step" else k)
             probe.build(model.trainable_variables)
             self._remember(probe)
             self._probes[key] = (model, probe, self._runner(path, mode, model, probe))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bscheck.errors import one_line
 from bscheck.runtime import current, keras_module
 from bscheck.runtime.bench import Array, Bench, build_model, precision
 from bscheck.subject import examples, leaves, map_leaves
@@ -18,6 +19,29 @@ from bscheck.subject import examples, leaves, map_leaves
 def sources() -> tuple[str, ...]:
     """Return the ways in which examples can be given on this backend."""
     return ("arrays", "generator", "pydataset", *(("dataset",) if current().name == "tensorflow" else ()))
+
+
+def refusals(bench: Bench) -> dict[str, str]:
+    """Return each way of giving examples with why the model refuses it, "" where it does not.
+
+    Keras's own loops take them all, and one that they do not take is a finding. A model with a ``fit``,
+    ``evaluate`` or ``predict`` of its own is asked with two examples.
+    """
+    own = bench.keras.Model
+    if all(getattr(type(bench.model), name) is getattr(own, name) for name in ("fit", "evaluate", "predict")):
+        return dict.fromkeys(sources(), "")
+    trainer, batch = Trainer(bench, "graph", 1), bench.cast(bench.subject.draw(0, 2))
+    return {source: _refusal(trainer, batch, source) for source in sources()}
+
+
+def _refusal(trainer: Trainer, batch: Sequence[Any], source: str) -> str:
+    try:
+        trainer.predict(batch[0], 1, source)
+        trainer.evaluate(batch, 1, source)
+        trainer.fit(batch, 1, source)
+    except Exception as error:
+        return one_line(error)
+    return ""
 
 
 def forward_function(bench: Bench, model: Any, training: bool, mode: str) -> Callable[[Any], list[Array]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import time
@@ -149,6 +150,13 @@ class JaxRuntime:
 
     def compiled_memory(self, step: Callable[..., None], batch: Sequence[Any]) -> int | None:
         return step.memory(*batch) if isinstance(step, _Step) else None
+
+    def global_settings(self) -> Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
+        names = ("jax_enable_x64", "jax_disable_jit", "jax_debug_nans")
+        return [
+            (name, functools.partial(getattr, jax.config, name), functools.partial(jax.config.update, name))
+            for name in names
+        ]
 
     def describe(self) -> dict[str, str]:
         device = jax.devices()[0]

@@ -156,6 +156,14 @@ class TensorFlowRuntime:
     def compiled_memory(self, step: Callable[..., None], batch: Sequence[Any]) -> int | None:
         return None
 
+    def global_settings(self) -> Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
+        config = tf.config
+        return [
+            ("eager execution of functions", config.functions_run_eagerly, config.run_functions_eagerly),
+            ("XLA for functions", config.optimizer.get_jit, config.optimizer.set_jit),
+            ("soft device placement", config.get_soft_device_placement, config.set_soft_device_placement),
+        ]
+
     def describe(self) -> dict[str, str]:
         gpus = tf.config.list_physical_devices("GPU")
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else ""

@@ -126,6 +126,13 @@ class TorchRuntime:
     def compiled_memory(self, step: Callable[..., None], batch: Sequence[Any]) -> int | None:
         return None
 
+    def global_settings(self) -> Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
+        return [
+            ("default dtype", torch.get_default_dtype, torch.set_default_dtype),
+            ("recording of gradients", torch.is_grad_enabled, torch.set_grad_enabled),
+            ("threads", torch.get_num_threads, torch.set_num_threads),
+        ]
+
     def describe(self) -> dict[str, str]:
         gpu = torch.cuda.is_available()
         tf32 = torch.backends.cudnn.allow_tf32 or torch.get_float32_matmul_precision() != "highest"
