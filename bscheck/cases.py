@@ -188,8 +188,9 @@ class InferenceCase(Case):
         ``whole`` (all examples through ``predict`` or ``evaluate``, whichever the check is about), ``fit`` (one
         epoch), ``train_on_batch`` or ``test_on_batch``.
     source : str
-        How the examples are given: ``arrays``, ``generator``, ``dataset`` (tf.data), ``pydataset``, or ``on_batch``
-        (each batch by ``predict_on_batch``).
+        How the examples are given: ``arrays``, ``generator``, ``dataset`` (tf.data), ``pydataset``, ``on_batch``
+        (each batch by ``predict_on_batch``), or ``dataset_unknown`` (tf.data of unknown length, its batches of one
+        size told so).
     earlier : str
         What was called before, on other examples.
     steps_per_execution : int
@@ -211,7 +212,7 @@ class InferenceCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "dtype": DTYPES, "mode": MODES, "weights": WEIGHTINGS, "scale": SCALES,
         "path": ("whole", "fit", "train_on_batch", "test_on_batch"),
-        "source": ("arrays", "generator", "dataset", "pydataset", "on_batch"),
+        "source": ("arrays", "generator", "dataset", "pydataset", "on_batch", "dataset_unknown"),
         "earlier": ("nothing", "evaluate", "test_on_batch", "train_on_batch", "fit"),
     }  # fmt: skip
 

@@ -24,6 +24,7 @@ from bscheck.checks.independence import in_full, inference_cases
 from bscheck.checks.truth import Truth, forward, truth
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array, Bench
+from bscheck.runtime.inference import sources
 from bscheck.subject import take
 
 #: Calls that can come before, on other examples.
@@ -80,6 +81,11 @@ def history_corners(context: Context) -> Sequence[InferenceCase]:
         return tuple(corners)
     corners += [replace(ragged, path="fit", earlier=name, seed=1) for name in EARLIER[1:]]
     corners += [replace(ragged, path="fit", batch_size=16)]
+    corners += [
+        replace(plain, path="fit", batches=3, batch_size=2, source=s, weights="unequal")
+        for s in sources()
+        if "unknown" in s
+    ]
     corners += [replace(ragged, path=path, mode="eager") for path in ("train_on_batch", "test_on_batch")]
     return tuple(corners)
 

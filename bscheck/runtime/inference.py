@@ -17,7 +17,8 @@ from bscheck.subject import examples, leaves, map_leaves
 
 def sources() -> tuple[str, ...]:
     """Return the ways in which examples can be given on this backend."""
-    return ("arrays", "generator", "pydataset", *(("dataset",) if current().name == "tensorflow" else ()))
+    own = ("dataset", "dataset_unknown") if current().name == "tensorflow" else ()
+    return ("arrays", "generator", "pydataset", *own)
 
 
 def forward_function(bench: Bench, model: Any, training: bool, mode: str) -> Callable[[Any], list[Array]]:
@@ -239,7 +240,7 @@ def given(parts: tuple[Any, ...], batch_size: int, source: str) -> dict[str, Any
     if source == "arrays":
         names = ("x", "y", "sample_weight")[: len(parts)]
         return {**dict(zip(names, parts, strict=True)), "batch_size": batch_size}
-    makers = {"generator": _generator, "pydataset": _pydataset, "dataset": _dataset}
+    makers = {"generator": _generator, "pydataset": _pydataset, "dataset": _dataset, "dataset_unknown": _unknown}
     return {"x": makers[source](parts, batch_size)}
 
 
@@ -269,3 +270,12 @@ def _dataset(parts: tuple[Any, ...], batch_size: int) -> Any:
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensor_slices(_tuples(parts)).batch(batch_size)
+
+
+def _unknown(parts: tuple[Any, ...], batch_size: int) -> Any:
+    """Return a dataset that does not know its length, but its batches' size where they are all of one size."""
+    import tensorflow as tf
+
+    fixed = examples(parts[0]) % batch_size == 0
+    batches = tf.data.Dataset.from_tensor_slices(_tuples(parts)).batch(batch_size, drop_remainder=fixed)
+    return batches.filter(lambda *_: True)
