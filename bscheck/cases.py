@@ -904,6 +904,11 @@ def seeds() -> SearchStrategy[int]:
     return st.integers(0, SEEDS - 1)
 
 
+#: Batch sizes beyond the small ones that are drawn: odd, a power of two, round, and one more than a power of two. Some
+#: code takes another way from 32, 64 or 128 examples on.
+LARGER_BATCHES = (7, 33, 64, 100, 129)
+
+
 def micro_batch_sizes(least: int = 2, most: int = 4, largest: int = 5) -> SearchStrategy[tuple[int, ...]]:
     """Return the strategy for the sizes of `least` to `most` micro-batches of 1 to `largest` examples."""
     from hypothesis import strategies as st

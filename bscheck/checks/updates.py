@@ -259,6 +259,15 @@ def option_corners(**option: Any) -> Callable[[Context], Sequence[Case]]:
     return corners
 
 
+def longer_windows(context: Context) -> Sequence[Case]:
+    """Return windows of more micro-batches, and more windows, for one optimizer: all share the code that accumulates."""
+    if context.param.get("optimizer") != "sgd" or context.runtime.compiles_per_shape:
+        return ()
+    eager = eager_if_any(context)
+    longer = [UpdateCase(micro_batches=k, updates=1, mode=eager, seed=k) for k in (5, 6, 7, 16, 33)]
+    return (*longer, UpdateCase(micro_batches=2, updates=8, mode=eager, seed=8))
+
+
 def lacks(option: str) -> Callable[[Context], str | None]:
     """Return the reason function for optimizers whose constructor does not take the option."""
 
@@ -418,6 +427,7 @@ def constraints_act_once_per_update(context: Context, case: UpdateCase) -> Readi
         *option_corners()(context),
         UpdateCase(micro_batches=3, updates=3, decay="on", clip="global", mode=context.runtime.modes[0], seed=3),
         UpdateCase(micro_batches=8, updates=2, decay="exclude_bias", clip="norm", mode=eager_if_any(context), seed=4),
+        *longer_windows(context),
     ),
     examples=(2, 3, 300),
     per_subject=False,

@@ -818,7 +818,9 @@ def hyperparameters(optimizer: Any, recurrence: Recurrence, dtype: str) -> dict[
     dict of str to float or bool
         For `Recurrence.step` and `rounding_bound`.
     """
-    values = {name: _scalar(getattr(optimizer, name)) for name in recurrence.hyperparameters if hasattr(optimizer, name)}
+    values = {
+        name: _scalar(getattr(optimizer, name)) for name in recurrence.hyperparameters if hasattr(optimizer, name)
+    }
     if recurrence.keras_class == "Muon":  # before Keras 3.13 one decay for all
         values.setdefault("adam_weight_decay", values["weight_decay"])
     if recurrence.keras_class == "Nadam":

@@ -99,6 +99,19 @@ class Trainer:
             history = self.model.fit(**arguments, shuffle=False, epochs=1, verbose=0).history
         return numbers({name: values[-1] for name, values in history.items()})
 
+    def fit_and_validate(
+        self, batch: Sequence[Any], held_out: Sequence[Any], batch_size: int, source: str, epochs: int
+    ) -> list[Mapping[str, float]]:
+        """Return the history of each epoch, unshuffled; `held_out` is given as ``validation_data`` from the source."""
+        held = stream(held_out, batch_size + 1, source)
+        options = {"validation_data": held["x"]}
+        if source == "arrays":
+            options = {"validation_data": filled(held_out), "validation_batch_size": batch_size + 1}
+        with precision(self.bench.dtype), quiet():
+            arguments = stream(batch, batch_size, "arrays")
+            history = self.model.fit(**arguments, **options, shuffle=False, epochs=epochs, verbose=0).history
+        return [numbers({name: values[epoch] for name, values in history.items()}) for epoch in range(epochs)]
+
     def on_batch(self, path: str, batch: Sequence[Any]) -> Mapping[str, float]:
         """Return what ``train_on_batch`` or ``test_on_batch`` reports."""
         x, y, w = batch
