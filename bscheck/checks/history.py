@@ -203,9 +203,10 @@ def every_epoch_reports_its_own_and_the_held_out_examples(context: Context, case
     part = truth(context, both, sample_weight=draw_sample_weights(case.seed, both.examples, case.weights))
     model = ready_trainer(context, case, part.weights)
     trained, held = _slice(part, 0, n, False), _slice(part, n, 2 * n, False)
-    given = [(piece.x, piece.y, piece.w) for piece in (trained, held)]
+    first, second = ((piece.x, piece.y, piece.w) for piece in (trained, held))
     readings = []
-    for epoch, report in enumerate(model.fit_and_validate(*given, case.batch_size, case.source, EPOCHS), start=1):
+    reports = model.fit_and_validate(first, second, case.batch_size, case.source, EPOCHS)
+    for epoch, report in enumerate(reports, start=1):
         own = {name: value for name, value in report.items() if not name.startswith(VALIDATION)}
         of_held = {name.removeprefix(VALIDATION): v for name, v in report.items() if name.startswith(VALIDATION)}
         for piece, seen, what in ((trained, own, "examples"), (held, of_held, "held-out examples")):

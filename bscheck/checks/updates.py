@@ -260,7 +260,7 @@ def option_corners(**option: Any) -> Callable[[Context], Sequence[Case]]:
 
 
 def longer_windows(context: Context) -> Sequence[Case]:
-    """Return windows of more micro-batches, and more windows, for one optimizer: all share the code that accumulates."""
+    """Return windows of more micro-batches, and more of them, for one optimizer: the code that accumulates is shared."""
     if context.param.get("optimizer") != "sgd" or context.runtime.compiles_per_shape:
         return ()
     eager = eager_if_any(context)
