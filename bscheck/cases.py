@@ -870,12 +870,15 @@ class LayerMaskCase(Case):
         Masked steps appended to every sequence.
     gradient : bool
         Whether gradients are compared too.
+    traced : bool
+        Whether the masked call is one of a graph for batches of any size.
     """
 
     option: str = "mask"
     examples: int = 3
     padding: int = 0
     gradient: bool = False
+    traced: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

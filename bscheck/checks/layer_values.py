@@ -93,7 +93,7 @@ def layer_corners(context: Context) -> Sequence[Case]:
             found.append(LayerValueCase(gradient=made.gradients and (number == 0 or not few), **common))
     found.append(LayerValueCase(examples=3, dtype="float32", scale="large", seed=7))
     if not few and any(made.training == (False, True) and not made.examples for made in made_all):
-        found += [LayerValueCase(examples=n, training=True, seed=10) for n in (1, 2, 5)]
+        found += [LayerValueCase(examples=n, training=True, seed=10) for n in (1, 2, 5, 33)]
     if not few:
         found += [LayerValueCase(examples=2, scale="small", training=True, seed=8), LayerValueCase(seed=9)]
     return found

@@ -260,7 +260,7 @@ def option_corners(**option: Any) -> Callable[[Context], Sequence[Case]]:
 
 
 def longer_windows(context: Context) -> Sequence[Case]:
-    """Return windows of more micro-batches, and more of them, for one optimizer: the code that accumulates is shared."""
+    """Return windows of more micro-batches, and more of them, for one optimizer: accumulation is shared code."""
     if context.param.get("optimizer") != "sgd" or context.runtime.compiles_per_shape:
         return ()
     eager = eager_if_any(context)
