@@ -164,7 +164,7 @@ class UpdateCase(Case):
     size: int = 2
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
-        "decay": ("none", "on", "exclude_bias"),
+        "decay": ("none", "on", "exclude_bias", "exclude_listed"),
         "clip": ("none", "norm", "value", "global", "norm_loose"),
         "ema": ("none", "on", "overwrite"),
         "constraint": ("none", "max_norm", "non_negative"),
@@ -909,7 +909,7 @@ def seeds() -> SearchStrategy[int]:
 
 #: Batch sizes beyond the small ones that are drawn: odd, a power of two, round, and one more than a power of two. Some
 #: code takes another way from 32, 64 or 128 examples on.
-LARGER_BATCHES = (7, 33, 64, 100, 129)
+LARGER_BATCHES = (6, 7, 8, 9, 17, 33, 64, 100, 129)
 
 
 def micro_batch_sizes(least: int = 2, most: int = 4, largest: int = 5) -> SearchStrategy[tuple[int, ...]]:

@@ -83,7 +83,7 @@ def history_corners(context: Context) -> Sequence[InferenceCase]:
     if context.runtime.compiles_per_shape or not in_full(context):
         return tuple(corners)
     corners += [replace(ragged, path="fit", earlier=name, seed=1) for name in EARLIER[1:]]
-    corners += [replace(ragged, path="fit", batch_size=16)]
+    corners += [replace(ragged, path="fit", batch_size=16), replace(ragged, path="fit", batch_size=64, tail=36)]
     corners += [
         replace(plain, path="fit", batches=3, batch_size=2, source=s, weights="unequal")
         for s in sources()

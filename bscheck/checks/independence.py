@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import LARGER_BATCHES, InferenceCase, InfluenceCase, PaddingCase, seeds
+from bscheck.cases import InferenceCase, InfluenceCase, PaddingCase, seeds
 from bscheck.checks import Param, check
 from bscheck.checks.context import Context, cached_in_process, require
 from bscheck.checks.truth import compare_rows, forward, no_twin, trainer, truth
@@ -31,7 +31,7 @@ def in_full(context: Context) -> bool:
     return context.given is not None or context.param.get("subject") in IN_FULL
 
 
-#: With these tails the batches of `LARGER_BATCHES` have odd and even numbers of examples, and tails of other sizes.
+#: Larger batches, and tails that are larger ones too.
 LARGER_TAILS = {7: 4, 33: 17, 64: 36, 100: 7, 129: 1}
 
 # Batches -----------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def batch_corners(context: Context) -> list[InferenceCase]:
     corners += [replace(plain, batch_size=2, tail=1, mode="eager", seed=1)]
     if context.param.get("subject") == "dense":
         # The truth of the most examples serves for all but the last, which has many batches.
-        corners += [replace(plain, batch_size=b, tail=LARGER_TAILS[b], seed=2) for b in LARGER_BATCHES]
+        corners += [replace(plain, batch_size=b, tail=tail, seed=2) for b, tail in LARGER_TAILS.items()]
         corners += [replace(plain, batch_size=3, batches=12, tail=2, seed=2)]
     if context.param.get("subject") == "dense" and "jit" in context.runtime.modes:
         corners += [replace(plain, batch_size=2, tail=1, mode="jit", seed=1)]

@@ -164,11 +164,14 @@ def _mask(pattern: str, shape: Sequence[int], rng: np.random.Generator) -> Array
     """Return a mask over the steps of (examples, …, steps); every row keeps one, but for ``all`` in the first."""
     *rows, steps = shape
     first, length = rng.integers(0, steps, (*rows, 1)), rng.integers(1, steps + 1, (*rows, 1))
+    # The last row keeps but one step.
+    first[-1], length[-1] = steps - 1, 1
     at = np.arange(steps)
     if pattern == "leading":
         mask = at >= first
     elif pattern == "between":
         mask = (rng.uniform(size=shape) < 0.5) | (at == first)
+        mask[-1] = (at == first)[-1]
     else:
         mask = at < length
     if pattern == "all":

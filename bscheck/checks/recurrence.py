@@ -84,6 +84,7 @@ def _rig(name: str, case: RecurrenceCase) -> Rig:
         lambda: make(variant(name), decay=case.decay, clip=case.clip, ema=case.ema, accumulation=k, **more),
         mode=case.mode,
         dtype=case.dtype,
+        undecayed=("bias",) if case.decay == "exclude_listed" else (),
     )
 
 
@@ -215,7 +216,7 @@ def _expected(run: _Run, given: Sequence[Approximate], case: RecurrenceCase) -> 
     rate = float(np.asarray(LEARNING_RATE, case.dtype))
     found: list[Step] = []
     for i, (variable, gradient) in enumerate(zip(SHAPES, given, strict=True)):
-        excluded = case.decay == "exclude_bias" and variable == "bias"
+        excluded = case.decay.startswith("exclude") and variable == "bias"
         held = {k: 0.0 if excluded and "weight_decay" in k else v for k, v in run.hyper.items()}
         rates, first = [rate] * case.updates, case.earlier + 1
         found += variable_steps(run.recurrence, run.states, i, gradient, rates, held, case.dtype, first)
@@ -300,6 +301,7 @@ def _corners(context: Context) -> Sequence[Case]:
         corners += [replace(single, updates=5, seed=7), RecurrenceCase(mode=mode, dtype="float32", updates=3, seed=8)]
         corners += [RecurrenceCase(mode=mode, decay="exclude_bias", clip="norm", ema="on", updates=4, seed=9)]
         corners += [RecurrenceCase(mode=mode, clip="value", updates=2, seed=10)]
+        corners += [RecurrenceCase(mode=mode, decay="exclude_listed", updates=2, seed=15)]
         combined = RecurrenceCase(mode=mode, option="all", micro_batches=7)
         corners += [replace(combined, updates=2, scaled=takes, seed=13)]
     if free:

@@ -91,9 +91,7 @@ class LayerRig:
             return self.keras.ops.convert_to_tensor(tree, "float64" if self.dtype == "float64" else "float32")
         return self.keras.ops.convert_to_tensor(tree)
 
-    def raw(
-        self, arguments: Arguments, training: bool = False, eager: bool = False, traced: bool = False
-    ) -> list[Any]:
+    def raw(self, arguments: Arguments, training: bool = False, eager: bool = False, traced: bool = False) -> list[Any]:
         """Return the output tensors of a call; what it does to the variables stays.
 
         Without `eager` or `traced` (for a batch of unknown size), the call is what is cheaper.
