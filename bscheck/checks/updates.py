@@ -8,7 +8,7 @@ itself to the large batch's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -428,7 +428,7 @@ def _constrained(weights: Mapping[str, Array], case: UpdateCase) -> Reading:
             share = np.inf if off else 0.0
         else:
             longest = float(np.sqrt(np.square(w.astype(np.float64)).sum(axis=0)).max())
-            # A norm of n elements and a quotient, as above; Keras adds its epsilon to the norm it divides by.
+            # A norm of n elements and a quotient; Keras adds its epsilon to the norm that it divides by.
             off, limit = longest - MAX_NORM, f"columns of {MAX_NORM} at most"
             share = off / ((len(w) + 8) * UNIT_ROUNDOFF[case.dtype] * MAX_NORM)
         seen = f"after an update {variable} is off its constraint by {max(off, 0.0):.2g}"
