@@ -164,7 +164,7 @@ class UpdateCase(Case):
     size: int = 2
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
-        "decay": ("none", "on", "exclude_bias"),
+        "decay": ("none", "on", "exclude_bias", "exclude_listed"),
         "clip": ("none", "norm", "value", "global", "norm_loose"),
         "ema": ("none", "on", "overwrite"),
         "constraint": ("none", "max_norm", "non_negative"),
@@ -188,8 +188,9 @@ class InferenceCase(Case):
         ``whole`` (all examples through ``predict`` or ``evaluate``, whichever the check is about), ``fit`` (one
         epoch), ``train_on_batch`` or ``test_on_batch``.
     source : str
-        How the examples are given: ``arrays``, ``generator``, ``dataset`` (tf.data), ``pydataset``, or ``on_batch``
-        (each batch by ``predict_on_batch``).
+        How the examples are given: ``arrays``, ``generator``, ``dataset`` (tf.data), ``pydataset``, ``on_batch``
+        (each batch by ``predict_on_batch``), or ``dataset_unknown`` (tf.data of unknown length, its batches of one
+        size told so).
     earlier : str
         What was called before, on other examples.
     steps_per_execution : int
@@ -211,7 +212,7 @@ class InferenceCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "dtype": DTYPES, "mode": MODES, "weights": WEIGHTINGS, "scale": SCALES,
         "path": ("whole", "fit", "train_on_batch", "test_on_batch"),
-        "source": ("arrays", "generator", "dataset", "pydataset", "on_batch"),
+        "source": ("arrays", "generator", "dataset", "pydataset", "on_batch", "dataset_unknown"),
         "earlier": ("nothing", "evaluate", "test_on_batch", "train_on_batch", "fit"),
     }  # fmt: skip
 
@@ -891,12 +892,15 @@ class LayerMaskCase(Case):
         Masked steps appended to every sequence.
     gradient : bool
         Whether gradients are compared too.
+    traced : bool
+        Whether the masked call is one of a graph for batches of any size.
     """
 
     option: str = "mask"
     examples: int = 3
     padding: int = 0
     gradient: bool = False
+    traced: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -991,6 +995,11 @@ def seeds() -> SearchStrategy[int]:
     from hypothesis import strategies as st
 
     return st.integers(0, SEEDS - 1)
+
+
+#: Batch sizes beyond the small ones that are drawn: odd, a power of two, round, and one more than a power of two. Some
+#: code takes another way from 32, 64 or 128 examples on.
+LARGER_BATCHES = (6, 7, 8, 9, 17, 33, 64, 100, 129)
 
 
 def micro_batch_sizes(least: int = 2, most: int = 4, largest: int = 5) -> SearchStrategy[tuple[int, ...]]:

@@ -199,12 +199,13 @@ def _value_reading(name: str, value: float, expected: Expected, what: str) -> Re
 def ready_trainer(context: Context, case: InferenceCase, weights: Array) -> Trainer:
     """Return the compiled model of the case with its weights, after the earlier call."""
     bench = context.bench(case.dtype)
-    model = trainer(bench, case.mode, case.steps_per_execution)
+    told = case.batch_size if case.source == "dataset_unknown" and not case.tail else 0
+    model = trainer(bench, case.mode, case.steps_per_execution, told)
     model.set_weights(weights)
     if case.earlier != "nothing":
-        batch = bench.cast(context.subject.draw(case.seed + 1, 3))
+        batch = bench.cast(context.subject.draw(case.seed + 1, told or 3))
         if case.earlier in ("evaluate", "fit"):
-            getattr(model, case.earlier)(batch, 2, "arrays")
+            getattr(model, case.earlier)(batch, told or 2, case.source if told else "arrays")
         else:
             model.on_batch(case.earlier, batch)
         model.set_weights(weights)

@@ -31,6 +31,9 @@ def in_full(context: Context) -> bool:
     return context.given is not None or context.param.get("subject") in IN_FULL
 
 
+#: Larger batches and their tails; among the numbers of examples are multiples of 3, 4, 5, 7, 10 and 11.
+LARGER_TAILS = {7: 5, 33: 17, 64: 36, 100: 5, 129: 3}
+
 # Batches -----------------------------------------------------------------------------------------------
 
 
@@ -148,6 +151,10 @@ def batch_corners(context: Context) -> list[InferenceCase]:
         corners += [replace(plain, batch_size=2, batches=4, tail=1, steps_per_execution=3, seed=1)]
         corners += [replace(plain, batch_size=2, steps_per_execution=3, seed=1)]
     corners += [replace(plain, batch_size=2, tail=1, mode="eager", seed=1)]
+    if context.param.get("subject") == "dense":
+        # The truth of the most examples serves for all but the last, which has many batches.
+        corners += [replace(plain, batch_size=b, tail=tail, seed=2) for b, tail in LARGER_TAILS.items()]
+        corners += [replace(plain, batch_size=5, batches=16, tail=4, seed=2)]
     if context.param.get("subject") == "dense" and "jit" in context.runtime.modes:
         corners += [replace(plain, batch_size=2, tail=1, mode="jit", seed=1)]
     return [*corners, *_in_precisions(context, corners[3])]

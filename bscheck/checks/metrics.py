@@ -308,6 +308,7 @@ def definition_corners(context: Context) -> Sequence[MetricCase]:
     if _few_shapes(context):
         return (*first, MetricCase(chunks=(1, 2), targets="other"))
     plain = MetricCase(chunks=(2, 3))
+    first += [replace(plain, chunks=(7, 26)), replace(plain, chunks=(64, 36, 129), dtype="float64", seed=1)]
     more = [replace(plain, chunks=(2, 0, 1)), replace(plain, dtype="argument", seed=1)]
     more += [replace(plain, steps=2, dtype="float64")] if construction.steps else []
     more += [replace(plain, targets="other"), replace(plain, targets="other", steps=3)] if construction.one else []

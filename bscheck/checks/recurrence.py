@@ -87,6 +87,7 @@ def _rig(name: str, case: RecurrenceCase) -> Rig:
         lambda: make(variant(name), decay=case.decay, clip=case.clip, ema=case.ema, accumulation=k, **more),
         mode=case.mode,
         dtype=case.dtype,
+        undecayed=("bias",) if case.decay == "exclude_listed" else (),
     )
 
 
@@ -224,7 +225,7 @@ def _expected(run: _Run, given: Sequence[Approximate], case: RecurrenceCase) -> 
     rates = _rates(case)
     found: list[Step] = []
     for i, (variable, gradient) in enumerate(zip(SHAPES, given, strict=True)):
-        excluded = case.decay == "exclude_bias" and variable == "bias"
+        excluded = case.decay.startswith("exclude") and variable == "bias"
         held = {k: 0.0 if excluded and "weight_decay" in k else v for k, v in run.hyper.items()}
         found += variable_steps(run.recurrence, run.states, i, gradient, rates, held, case.dtype, case.earlier + 1)
     return found
@@ -308,6 +309,7 @@ def _corners(context: Context) -> Sequence[Case]:
         corners += [replace(single, updates=5, seed=7), RecurrenceCase(mode=mode, dtype="float32", updates=3, seed=8)]
         corners += [RecurrenceCase(mode=mode, decay="exclude_bias", clip="norm", ema="on", updates=4, seed=9)]
         corners += [RecurrenceCase(mode=mode, clip="value", updates=2, seed=10)]
+        corners += [RecurrenceCase(mode=mode, decay="exclude_listed", updates=2, seed=15)]
         combined = RecurrenceCase(mode=mode, option="all", micro_batches=7)
         corners += [replace(combined, updates=2, scaled=takes, seed=13)]
         corners += [RecurrenceCase(mode=mode, rate="changing", updates=4, seed=15)]

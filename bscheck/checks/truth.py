@@ -62,8 +62,11 @@ def forward(bench: Bench, training: bool, mode: str) -> Callable[[Any], list[Arr
 
 
 @cached_in_process
-def trainer(bench: Bench, mode: str, steps_per_execution: int) -> Trainer:
-    """Return a compiled model of the bench's subject."""
+def trainer(bench: Bench, mode: str, steps_per_execution: int, size: int = 0) -> Trainer:
+    """Return a compiled model of the bench's subject: one of its own for each `size` of batches that is told.
+
+    A loop that was traced for batches of any size serves those of a known size too: nothing would be made for them.
+    """
     return Trainer(bench, mode, steps_per_execution)
 
 
