@@ -651,7 +651,8 @@ class RecurrenceCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "magnitude": ("usual", "tiny", "huge", "zero", "mixed", "opposed"), "gradient": ("dense", "rows"),
         "start": ("usual", "zero"),
-        "part": ("all", "slots"), "rate": ("constant", "changing"), "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
+        "part": ("all", "slots"), "rate": ("constant", "changing"),
+        "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
         "ema": UpdateCase.CHOICES["ema"], "mode": MODES, "dtype": ("float32", "float64"),
     }  # fmt: skip
 
