@@ -17,7 +17,7 @@ _EQUALITY = "bscheck.checks.equality:share_of_the_bound"
 
 #: When each part must be over, as a share of the budget. What is left at the end is a reserve for the builds
 #: that overrun.
-FITTING, NOISE, TIMING, PLANNING, WEIGHING, EQUALITY = 0.3, 0.38, 0.6, 0.77, 0.87, 1.0
+FITTING, NOISE, TIMING, PLANNING, WEIGHING, EQUALITY = 0.45, 0.5, 0.68, 0.8, 0.9, 1.0
 
 INSTANCES, ROUNDS = 6, 20
 
