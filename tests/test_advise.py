@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_told_and_an_interruption_keeps_it(folder):
 
 def test_a_small_budget_gives_an_answer(folder):
     output = folder / "advice.json"
-    ran = run(folder, "subjects_here:articles", "--max-batch", "2", "--budget", "20", "--output", str(output))
+    ran = run(folder, "subjects_here:articles", "--max-batch", "2", "--budget", "40", "--output", str(output))
     assert ran.returncode == 0, ran.stderr
     assert "largest that fits: at least" in ran.stdout
     told = json.loads(output.read_text())

@@ -106,7 +106,8 @@ class Advisor:
                     f"larger batches than {advice.largest} were not tried: the budget for them was spent"
                 )
                 break
-            trial = self._weigh(size)
+            # The first carries the build: without it nothing can be told.
+            trial = self._weigh(size, until=FITTING + 0.1 if advice.largest else 1.0)
             if trial is None:
                 advice.notes.append(f"batch {size} did not end in time, and no larger one was tried")
                 break
