@@ -262,3 +262,38 @@ def test_the_documented_check_of_ones_own_runs_end_to_end() -> None:
         checks._REGISTRY.pop("probabilities_sum_to_one", None)
     assert (sound.verdict, broken.verdict) == ("passed", "failed")
     assert "Promise     The predicted probabilities of an example sum to one, whatever the batch size" in str(broken)
+
+
+def test_global_state_of_keras_and_its_backend_is_put_back() -> None:
+    import keras
+
+    from bscheck.runtime import current
+    from bscheck.runtime.isolation import DisturbedWarning
+
+    before = (
+        keras.config.floatx(),
+        keras.config.dtype_policy().name,
+        [read() for _, read, _ in current().global_settings()],
+    )
+
+    def careless(seed: int, size: int) -> tuple[Any, Any]:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        keras.config.set_epsilon(1e-3)
+        np.random.seed(3)
+        return vectors(seed, size)
+
+    np.random.seed(11)
+    expected = np.random.random()
+    np.random.seed(11)
+    with pytest.warns(
+        DisturbedWarning, match=r"changed the process: .*dtype policy \(put back\); epsilon \(put back\)"
+    ):
+        bscheck.run_checks(make(data=careless), family="tiny batches", profile="quick", verbose=False)
+    after = (
+        keras.config.floatx(),
+        keras.config.dtype_policy().name,
+        [read() for _, read, _ in current().global_settings()],
+    )
+    assert after == before
+    assert keras.config.epsilon() == 1e-7
+    assert np.random.random() == expected
