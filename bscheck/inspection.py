@@ -198,9 +198,12 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 def _noisy_layers(model: Any) -> list[str]:
     """Return the layers that draw random numbers in training."""
+    from bscheck.runtime.bench import renumbered
+
     rates = ("rate", "stddev", "dropout", "recurrent_dropout")
+    names = renumbered(model)
     return [
-        layer.name
+        names.get(layer.name, layer.name)
         for layer in model._flatten_layers()
         if hasattr(layer, "seed_generator") or any(isinstance(getattr(layer, r, 0), float) for r in rates)
         if any(isinstance(getattr(layer, rate, 0), (int, float)) and getattr(layer, rate, 0) > 0 for rate in rates)

@@ -51,8 +51,10 @@ def marker_of(family: str) -> str:
 
 
 def marks_of(check: Check) -> list[pytest.MarkDecorator]:
-    """Return the markers of a check: bscheck's own, and its family's."""
-    return [getattr(pytest.mark, MARKER)(check=check.name), getattr(pytest.mark, marker_of(check.family))]
+    """Return the markers of a check: bscheck's own, its family's, and a filter of warnings."""
+    # Keras's way to NumPy warns once for every array on NumPy 2, which is no news and slows the gate down.
+    quiet = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't:DeprecationWarning")
+    return [getattr(pytest.mark, MARKER)(check=check.name), getattr(pytest.mark, marker_of(check.family)), quiet]
 
 
 class BscheckItem(pytest.Item):
@@ -64,8 +66,6 @@ class BscheckItem(pytest.Item):
         self.check = check
         for mark in marks_of(check):
             self.add_marker(mark)
-        # Keras's way to NumPy warns once for every array on NumPy 2, which is no news and slows the gate down.
-        self.add_marker(pytest.mark.filterwarnings("ignore:__array__ implementation doesn't:DeprecationWarning"))
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
         """Return where the item is, and the heading of its failure."""

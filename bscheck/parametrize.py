@@ -130,9 +130,9 @@ def _run(check: Check, subject: Subject) -> None:
 
     item = CURRENT_ITEM.get()
     session = None if item is None else item.config.stash.get(SESSION, None)
-    terms = Terms(RunSettings()) if session is None else session.terms(check, subject)
+    terms = Terms(RunSettings()) if session is None else session.guests.terms(check, subject)
     context = _context(subject, terms)
-    spent = None if session is None else session.look_at(subject, context, terms)
+    spent = None if session is None else session.guests.look_at(subject, context, terms)
     if spent is not None:
         conclude(item, check, overrun(check, subject, spent))
     for result in hold(check, subject, context, terms):

@@ -6,16 +6,16 @@ imported, and nothing is printed: this plugin is loaded into every pytest run of
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import json
-import os
 import signal
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bscheck.errors import EXIT_BAD_INPUT, BscheckError
+from bscheck.guests import Guests, check_name, having
 from bscheck.items import (
     CONFIG,
     CURRENT_ITEM,
@@ -39,14 +40,9 @@ from bscheck.items import (
 from bscheck.project import Project
 
 if TYPE_CHECKING:
-    from bscheck.checks import Check
-    from bscheck.checks.context import Context
     from bscheck.checks.run import RunSettings
-    from bscheck.limits import OutOfBudget
     from bscheck.options import Options
     from bscheck.results.known_issues import KnownIssue
-    from bscheck.subject import Subject
-    from bscheck.subject_runs import Terms
 
 _WORKER_KEY = "bscheck_exit"
 
@@ -132,11 +128,14 @@ class Session:
     selection: Mapping[str, Any] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     project: Project = field(default_factory=Project)
-    seen: list[tuple[Subject, OutOfBudget | None]] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)
     items: list[pytest.Item] = field(default_factory=list)
     running: pytest.Item | None = None
     dear: float = 0.0
+
+    @functools.cached_property
+    def guests(self) -> Guests:
+        """Teams' own subjects."""
+        return Guests(self)
 
     @property
     def is_worker(self) -> bool:
@@ -212,74 +211,6 @@ class Session:
         told = self.settings().context_options(self.environment)
         return told | ({"timing_baseline": str(baseline)} if baseline else {})
 
-    def terms(self, check: Check, subject: Subject | None = None) -> Terms:
-        """Return what the run holds a team's subject to."""
-        from bscheck.subject_runs import Terms
-
-        return Terms(
-            self.settings(),
-            self.project.promises,
-            self.context_options(),
-            self.read_options().time_budget,
-            None if subject is None else lambda words: self.end_process(check, subject, words),
-        )
-
-    def look_at(self, subject: Subject, context: Context, terms: Terms) -> OutOfBudget | None:
-        """Look at a subject and tell what was found, the first time; return what its budget was spent on, if it was."""
-        from bscheck.limits import OutOfBudget
-        from bscheck.subject_runs import choose, look
-
-        if not any(each is subject for each, _ in self.seen):
-            spent = None
-            try:
-                found = look(subject, choose(self._asked_of(subject), None, "pytest"), context, terms).lines()
-                self._tell(subject.name, found)
-            except OutOfBudget as error:
-                spent = error
-            self.seen.append((subject, spent))
-        return next(spent for each, spent in self.seen if each is subject)
-
-    def _asked_of(self, subject: Subject) -> list[str] | None:
-        """Return the names of the checks that this run asks of a subject; None where a test calls them otherwise."""
-        asked = [_check_name(item) for item in self.items if _params_of(item).get("subject") is subject]
-        return list(dict.fromkeys(filter(None, asked))) or None
-
-    def _tell(self, name: str, lines: list[str]) -> None:
-        """Print what was found about a subject at once; a worker of pytest-xdist leaves that to its controller."""
-        item = CURRENT_ITEM.get()
-        if self.is_worker and item is not None:
-            item.stash[FOUND] = lines
-            return
-        if name in self.found:
-            return
-        self.found.append(name)
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        capture = self.config.pluginmanager.get_plugin("capturemanager")
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            if reporter is not None:
-                reporter.ensure_newline()
-                for line in lines:
-                    reporter.write_line(line)
-
-    def end_process(self, check: Check, subject: Subject, words: str) -> None:
-        """End a process whose main thread is stuck, after the record is written; under xdist, the worker's alone."""
-        from bscheck.limits import OutOfBudget
-        from bscheck.subject_runs import overrun
-
-        result = overrun(check, subject, OutOfBudget(words))
-        item = CURRENT_ITEM.get() or self.running
-        nodeid = "" if item is None else item.nodeid
-        with suppress(Exception):
-            capture = self.config.pluginmanager.get_plugin("capturemanager")
-            if capture is not None:
-                capture.suspend_global_capture(in_=True)
-            print(f"\nbscheck: FAILED {nodeid}: {words}; the process is ended", file=sys.stderr, flush=True)
-        with suppress(Exception):
-            self.results.append({**result.to_json(), "nodeid": nodeid})
-            if self.read_options().record is not None and not self.is_worker:
-                self._write(self.read_options(), interrupted=True)
-        os._exit(1)
-
     def items_of(self, collector: pytest.Collector, obj: Any) -> list[pytest.Item]:
         """Return the items of a promise, or of the known issues."""
         from bscheck.checks import get_check
@@ -301,7 +232,7 @@ class Session:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, object, object]:
         """See what there is before anybody deselects, and the environment and the checks asked for after that."""
-        collected = [(item.nodeid, _check_name(item)) for item in items if _is_ours(item)]
+        collected = [(item.nodeid, check_name(item)) for item in items if _is_ours(item)]
         outcome = yield
         self._choose(items)
         chosen = self.read_options().check if collected and not self.stop else ()
@@ -317,10 +248,10 @@ class Session:
             chosen = self.read_options().check if self.environment or self._command_line("check") else ()
             if chosen:
                 _refuse_unknown(chosen)
-                self._keep(items, lambda item: _check_name(item) in chosen)
+                self._keep(items, lambda item: check_name(item) in chosen)
             traits = self.read_options().trait if self.environment else ()
             if traits:
-                self._keep(items, _having(self, traits))
+                self._keep(items, having(self, traits))
             self.items = items
         except BscheckError as error:
             self._exit(str(error))
@@ -328,7 +259,7 @@ class Session:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note what bscheck says of the checks that are to be run: the record's reader may have another release."""
         if self.environment:
-            self.checks = wordings(map(_check_name, filter(_is_ours, session.items)))
+            self.checks = wordings(map(check_name, filter(_is_ours, session.items)))
 
     def _command_line(self, name: str) -> Any:
         return self.config.getoption(f"bscheck_{name}")
@@ -416,7 +347,7 @@ class Session:
         """
         found: list[str] = getattr(report, "bscheck_found", [])
         if found and not self.is_worker:
-            self._tell(found[0].partition(":")[0], found)
+            self.guests.tell(found[0].partition(":")[0], found)
         texts: list[str] = getattr(report, "bscheck", [])
         if texts and not self.environment:
             self.environment = getattr(report, "bscheck_environment", {})
@@ -463,7 +394,7 @@ class Session:
             if options.record is None or self.is_worker or time.monotonic() < self.dear:
                 return
             started = time.monotonic()
-            self._write(options, interrupted=True)
+            self.write(options, interrupted=True)
             self.dear = time.monotonic() + 20 * (time.monotonic() - started)
         self.written = ""
 
@@ -477,13 +408,14 @@ class Session:
         try:
             options = self.read_options()
             if options.record is not None and (self.results or self._command_line("record")):
-                self._write(options, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
+                self.write(options, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
         except BscheckError as error:
             if self.results or self._command_line("record"):
                 self.written = f"bscheck: {error}"
                 session.exitstatus = exitstatus or EXIT_BAD_INPUT
 
-    def _write(self, options: Options, *, interrupted: bool) -> None:
+    def write(self, options: Options, *, interrupted: bool) -> None:
+        """Write the record of what was done so far."""
         from bscheck.checks import all_checks
         from bscheck.results.known_issues import load_known_issues
         from bscheck.results.record import write_record
@@ -549,16 +481,6 @@ def _is_ours(item: pytest.Item) -> bool:
     return item.get_closest_marker(MARKER) is not None
 
 
-def _params_of(item: pytest.Item) -> Mapping[str, Any]:
-    spec = getattr(item, "callspec", None)
-    return {} if spec is None else spec.params
-
-
-def _check_name(item: pytest.Item) -> str:
-    marker = item.get_closest_marker(MARKER)
-    return str(marker.kwargs.get("check", "")) if marker else ""
-
-
 def _selection(collected: Iterable[str], selected: int, config: pytest.Config) -> dict[str, Any]:
     """Return what was collected as the record has it: shards of one run have the same digest."""
     ids = sorted(set(collected))
@@ -571,26 +493,6 @@ def _shard(config: pytest.Config) -> list[int] | None:
     """Return which group of how many this run is, as pytest-split was told."""
     group, splits = (config.getoption(name, None) for name in ("group", "splits"))
     return [group, splits] if type(group) is int and type(splits) is int else None
-
-
-def _having(session: Session, traits: tuple[str, ...]) -> Callable[[pytest.Item], bool]:
-    """Return whether an item is about a subject with all these traits; its subject is built to find out."""
-    from bscheck.checks import get_check
-    from bscheck.inspection import check_trait, traits_of
-    from bscheck.parametrize import context_of_item
-
-    wanted = {check_trait(name) for name in traits}
-    known: dict[Any, set[str]] = {}
-
-    def has(item: pytest.Item) -> bool:
-        key, context = context_of_item(item, session.terms(get_check(_check_name(item))))
-        if context is None:
-            return False
-        if key not in known:
-            known[key] = set(traits_of(context))
-        return wanted <= known[key]
-
-    return has
 
 
 def _refuse_unknown(names: tuple[str, ...]) -> None:

@@ -130,11 +130,16 @@ def _reason(check: Check, param: Param) -> str | None:
 
 
 def _known(checks: Iterable[Check]) -> Iterator[str]:
-    """Yield the known issues: bscheck's own, and those of ``BSCHECK_KNOWN_ISSUES``."""
+    """Yield the known issues: bscheck's own, and those of ``BSCHECK_KNOWN_ISSUES`` or of pyproject.toml."""
+    from pathlib import Path
+
     from bscheck.options import read
+    from bscheck.project import read_project
     from bscheck.results.known_issues import load_known_issues
 
-    issues = load_known_issues({check.name: check for check in checks}, *read({}).known_issues)
+    issues = load_known_issues(
+        {check.name: check for check in checks}, *read({}, project=read_project(Path.cwd()).options).known_issues
+    )
     for issue in issues:
         yield issue.id
         fields: list[tuple[str, Any]] = [

@@ -371,11 +371,11 @@ def _names(model: Any) -> list[str]:
     shared = 0
     while all(len(p) > shared and p[shared] == parts[0][shared] for p in parts):
         shared += 1
-    numbered = _renumbered(model)
+    numbered = renumbered(model)
     return ["/".join(numbered.get(part, part) for part in p.split("/")[shared:]) for p in paths]
 
 
-def _renumbered(model: Any) -> dict[str, str]:
+def renumbered(model: Any) -> dict[str, str]:
     """Return new names for the layers that Keras named by class and number."""
     seen: collections.Counter[str] = collections.Counter()
     names: dict[str, str] = {}

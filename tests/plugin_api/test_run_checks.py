@@ -237,3 +237,63 @@ def test_batches_that_cannot_be_used_are_one_line(data: Any, line: str) -> None:
     with pytest.raises(SubjectError) as raised:
         make(data=data).draw(0, 2)
     assert line in str(raised.value)
+
+
+def test_the_documented_check_of_ones_own_runs_end_to_end() -> None:
+    from bscheck import checks
+
+    def soft() -> Any:
+        import keras
+
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+
+    try:
+
+        @bscheck.check(family="churn", examples=(3, 3, 3))
+        def probabilities_sum_to_one(context: Any, case: Any) -> bscheck.Reading:
+            """The predicted probabilities of an example sum to one, whatever the batch size."""
+            x, _, _ = context.subject.draw(case.seed, case.batch_size)
+            off = abs(context.subject.build().predict(x, verbose=0).sum(axis=1) - 1).max()
+            return bscheck.Reading(off / 1e-5, seen=f"a sum is off by {off:.2g}", allowed="1e-5")
+
+        (sound,) = bscheck.run_checks(make(build=soft), family="churn", verbose=False)
+        (broken,) = bscheck.run_checks(make(), family="churn", verbose=False)
+    finally:
+        checks._REGISTRY.pop("probabilities_sum_to_one", None)
+    assert (sound.verdict, broken.verdict) == ("passed", "failed")
+    assert "Promise     The predicted probabilities of an example sum to one, whatever the batch size" in str(broken)
+
+
+def test_global_state_of_keras_and_its_backend_is_put_back() -> None:
+    import keras
+
+    from bscheck.runtime import current
+    from bscheck.runtime.isolation import DisturbedWarning
+
+    before = (
+        keras.config.floatx(),
+        keras.config.dtype_policy().name,
+        [read() for _, read, _ in current().global_settings()],
+    )
+
+    def careless(seed: int, size: int) -> tuple[Any, Any]:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        keras.config.set_epsilon(1e-3)
+        np.random.seed(3)
+        return vectors(seed, size)
+
+    np.random.seed(11)
+    expected = np.random.random()
+    np.random.seed(11)
+    with pytest.warns(
+        DisturbedWarning, match=r"changed the process: .*dtype policy \(put back\); epsilon \(put back\)"
+    ):
+        bscheck.run_checks(make(data=careless), family="tiny batches", profile="quick", verbose=False)
+    after = (
+        keras.config.floatx(),
+        keras.config.dtype_policy().name,
+        [read() for _, read, _ in current().global_settings()],
+    )
+    assert after == before
+    assert keras.config.epsilon() == 1e-7
+    assert np.random.random() == expected
