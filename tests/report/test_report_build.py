@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from report_samples import ENVIRONMENT, ISSUE, result, selection, whole, write
 
+from bscheck.results.curves import Table
 from bscheck.results.record import read_record
 from bscheck.results.report.build import build
 from bscheck.results.report.model import Report, State, share_in_words
@@ -134,6 +135,24 @@ def test_curves_of_several_parameters_are_told_apart(tmp_path: Path) -> None:
     several = [{**learning, "param": {"subject": name}} for name in ("dense", "lstm")]
     titles = [picture.title for picture in report(tmp_path, *several).pictures["noise"]]
     assert titles == ["Runs that left the shallow well — dense", "Runs that left the shallow well — lstm"]
+
+
+def test_tables_of_several_parameters_are_one(tmp_path: Path) -> None:
+    learning = next(each for each in whole() if "tables" in each)
+    several = [{**learning, "param": {"subject": name}} for name in ("dense", "lstm")]
+    shown = [picture.exhibit for picture in report(tmp_path, *several).pictures["loss"]]
+    tables = [exhibit for exhibit in shown if isinstance(exhibit, Table)]
+    assert [(table.columns[:2], [row[:2] for row in table.rows]) for table in tables] == [
+        (("on", "epochs"), [(name, epochs) for name in ("dense", "lstm") for epochs in (15, 15, 150)])
+    ]
+
+
+def test_why_nothing_was_timed_is_told(tmp_path: Path) -> None:
+    skipped = [
+        result("timed", "not applicable", family="timing", reason="refused under xdist", cases=0),
+        result("weighed", "not applicable", family="memory", reason="no GPU", cases=0),
+    ]
+    assert report(tmp_path, *skipped).unmeasured == {"time": "refused under xdist", "memory": "no GPU"}
 
 
 def test_known_issues_say_what_became_of_them(tmp_path: Path) -> None:

@@ -30,21 +30,23 @@ from bscheck.results.verdict import Result
 
 #: The family whose shares are ratios of times: they have pictures of their own.
 TIMING = "timing"
-#: Families in the order of the summary; others follow as they come.
-FAMILIES = ("accumulation", "independence", "tiny batches", TIMING)
+#: Families that measure what has a topic of its own.
+_MEASURING = {"time": TIMING, "memory": "memory"}
 #: Shares of the bound up to which results are counted in the families' table.
 NEARNESS = (0.1, 0.5, 1.0)
 #: Pairs of batch sizes in one picture.
 _PAIRS = 40
 
 
-def build(records: Sequence[tuple[str, Mapping[str, Any]]]) -> Report:
+def build(records: Sequence[tuple[str, Mapping[str, Any]]], families: Iterable[str] = ()) -> Report:
     """Return what is told of the run that these records are.
 
     Parameters
     ----------
     records : sequence of (str, mapping)
         Names to show, and records as `bscheck.results.record.read_record` returns them.
+    families : iterable of str, optional
+        The order of the families; others follow.
     """
     documents = [document for _, document in records]
     run, covered = merged(documents), coverage(documents)
@@ -63,12 +65,12 @@ def build(records: Sequence[tuple[str, Mapping[str, Any]]]) -> Report:
         results=len(told),
         cases=sum(each.result.cases for each in told),
         seconds=sum(each.result.seconds for each in told if math.isfinite(each.result.seconds)),
-        families=tuple(_family_rows(ordinary)),
+        families=tuple(_family_rows(ordinary, families)),
         failures=failures,
         checks=tuple(row for row in rows if row.family != TIMING and row.cases),
         timings=tuple(row for row in rows if row.family == TIMING and row.cases),
         pictures=_pictures(ordinary),
-        untimed=_untimed(ordinary),
+        unmeasured=_unmeasured(ordinary),
         issues=tuple(issue for issue in issues if issue.open),
         elsewhere=tuple(issue for issue in issues if not issue.open),
         exceptions=tuple(row for row in rows if row.state == State.DOCUMENTED),
@@ -110,8 +112,8 @@ def _rank(told: Told) -> tuple[bool, bool, float]:
     return told.state == State.BROKEN, told.result.cases > 0, told.share
 
 
-def _family_rows(told: Iterable[Told]) -> Iterable[FamilyRow]:
-    groups: dict[str, list[Told]] = {family: [] for family in FAMILIES}
+def _family_rows(told: Iterable[Told], families: Iterable[str]) -> Iterable[FamilyRow]:
+    groups: dict[str, list[Told]] = {family: [] for family in families}
     for each in told:
         groups.setdefault(each.result.family, []).append(each)
     for family, group in groups.items():
@@ -203,16 +205,32 @@ def _count(number: int, noun: str) -> str:
 def _pictures(told: Iterable[Told]) -> dict[str, tuple[Picture, ...]]:
     """Return curves and tables by topic; a title that several results have is told apart by their parameters."""
     given = [(each, exhibit) for each in told for exhibit in _exhibits(each)]
-    titles = Counter((type(exhibit), exhibit.title) for _, exhibit in given)
+    alike: dict[Any, list[tuple[Told, Curve | Table]]] = defaultdict(list)
+    for each, exhibit in given:
+        columns = exhibit.columns if isinstance(exhibit, Table) else None
+        alike[exhibit.topic, exhibit.title, columns].append((each, exhibit))
     found: dict[str, list[Picture]] = {topic: [] for topic in TOPICS}
     pairs = _timing_pairs(told)
     if pairs is not None:
         found["time"].append(Picture(pairs.title, pairs))
-    for each, exhibit in given:
-        several = titles[type(exhibit), exhibit.title] > 1
-        title = f"{exhibit.title} — {each.param}" if several and each.param else exhibit.title
-        found[exhibit.topic].append(Picture(title, exhibit))
+    for (topic, title, _), group in alike.items():
+        table = _one_table(group)
+        if table is not None:
+            found[topic].append(Picture(title, table))
+            continue
+        for each, exhibit in group:
+            found[topic].append(Picture(f"{title} — {each.param}" if len(group) > 1 and each.param else title, exhibit))
     return {topic: tuple(pictures) for topic, pictures in found.items()}
+
+
+def _one_table(group: Sequence[tuple[Told, Curve | Table]]) -> Table | None:
+    """Return tables of several parameters as one with a column for the parameter, None where that cannot be."""
+    tables = [(each.param, table) for each, table in group if isinstance(table, Table)]
+    rows = tuple((param, *row) for param, table in tables for row in table.rows)
+    if len(tables) < 2 or len(rows) > MAX_ROWS or len(tables[0][1].columns) == MAX_COLUMNS:
+        return None
+    first = tables[0][1]
+    return Table(first.topic, first.title, ("on", *first.columns), rows, first.note)
 
 
 def _exhibits(told: Told) -> list[Curve | Table]:
@@ -252,11 +270,15 @@ def _timing_pairs(told: Iterable[Told]) -> Curve | None:
     )
 
 
-def _untimed(told: Sequence[Told]) -> str:
-    """Return why nothing was timed, for where that is so."""
-    timings = [each for each in told if each.result.family == TIMING]
-    reasons = Counter(each.result.reason for each in timings if each.result.reason)
-    return "; ".join(reason for reason, _ in reasons.most_common(3)) or "no timing check was run"
+def _unmeasured(told: Sequence[Told]) -> dict[str, str]:
+    """Return, for the topics that a family measures, why it did not, where it says so."""
+    found = {}
+    for topic, family in _MEASURING.items():
+        skipped = [each for each in told if each.result.family == family and each.state == State.SKIPPED]
+        reasons = Counter(each.result.reason for each in skipped if each.result.reason)
+        if reasons:
+            found[topic] = "; ".join(reason for reason, _ in reasons.most_common(3))
+    return found
 
 
 # What is not asserted, and why --------------------------------------------------------------------------

@@ -193,7 +193,7 @@ class Report:
     checks: tuple[CheckRow, ...]
     timings: tuple[CheckRow, ...]
     pictures: Mapping[str, tuple[Picture, ...]]
-    untimed: str
+    unmeasured: Mapping[str, str]
     issues: tuple[IssueRow, ...]
     elsewhere: tuple[IssueRow, ...]
     exceptions: tuple[CheckRow, ...]
