@@ -11,7 +11,7 @@ from typing import Any
 from bscheck.results import summary
 from bscheck.results.compare import Run, merged
 from bscheck.results.coverage import Coverage, Wording, coverage, selection_of, wordings_of
-from bscheck.results.curves import TOPICS, Curve, Point, Series, Table, point
+from bscheck.results.curves import MAX_COLUMNS, MAX_ROWS, TOPICS, Curve, Point, Series, Table, point
 from bscheck.results.failure import one_line_environment, render
 from bscheck.results.report.model import (
     CheckRow,
