@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from report_samples import ENVIRONMENT, ISSUE, result, selection, whole, write
 
-from bscheck.results.curves import Table
+from bscheck.results.curves import Exhibits, Table
 from bscheck.results.record import read_record
 from bscheck.results.report.build import build
 from bscheck.results.report.model import Report, State, share_in_words
@@ -145,6 +145,16 @@ def test_tables_of_several_parameters_are_one(tmp_path: Path) -> None:
     assert [(table.columns[:2], [row[:2] for row in table.rows]) for table in tables] == [
         (("on", "epochs"), [(name, epochs) for name in ("dense", "lstm") for epochs in (15, 15, 150)])
     ]
+
+
+def test_a_table_that_names_its_parameter_needs_no_column_for_it(tmp_path: Path) -> None:
+    several = [
+        result("learning", family="tiny batches", param={"optimizer": name}, exhibits=Exhibits(tables=(table,)))
+        for name in ("adam", "sgd")
+        for table in [Table("loss", "Final loss", ("optimizer", "loss"), ((name, 0.5),))]
+    ]
+    table = report(tmp_path, *several).pictures["loss"][0].exhibit
+    assert (table.columns, table.rows) == (("optimizer", "loss"), (("adam", 0.5), ("sgd", 0.5)))
 
 
 def test_why_nothing_was_timed_is_told(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bscheck.results import summary
@@ -220,17 +221,20 @@ def _pictures(told: Iterable[Told]) -> dict[str, tuple[Picture, ...]]:
             continue
         for each, exhibit in group:
             found[topic].append(Picture(f"{title} — {each.param}" if len(group) > 1 and each.param else title, exhibit))
-    return {topic: tuple(pictures) for topic, pictures in found.items()}
+    return {topic: tuple(sorted(shown, key=lambda p: isinstance(p.exhibit, Table))) for topic, shown in found.items()}
 
 
 def _one_table(group: Sequence[tuple[Told, Curve | Table]]) -> Table | None:
-    """Return tables of several parameters as one with a column for the parameter, None where that cannot be."""
+    """Return tables of several parameters as one, None where that cannot be: it says in each row which it is of."""
     tables = [(each.param, table) for each, table in group if isinstance(table, Table)]
-    rows = tuple((param, *row) for param, table in tables for row in table.rows)
+    rows = [(param, row) for param, table in tables for row in table.rows]
     if len(tables) < 2 or len(rows) > MAX_ROWS or len(tables[0][1].columns) == MAX_COLUMNS:
         return None
-    first = tables[0][1]
-    return Table(first.topic, first.title, ("on", *first.columns), rows, first.note)
+    notes = " ".join(dict.fromkeys(table.note for _, table in tables if table.note))
+    first = replace(tables[0][1], note=notes)
+    if all(param in row for param, row in rows):
+        return replace(first, rows=tuple(row for _, row in rows))
+    return replace(first, columns=("on", *first.columns), rows=tuple((param, *row) for param, row in rows))
 
 
 def _exhibits(told: Told) -> list[Curve | Table]:

@@ -81,6 +81,7 @@ def as_html(report: Report) -> str:
         picture=picture,
         alternative=alternative,
         figures=figures,
+        is_broad=lambda exhibit: isinstance(exhibit, Table) and (len(exhibit.columns) > 4 or len(exhibit.rows) > 8),
         is_curve=lambda exhibit: isinstance(exhibit, Curve),
     )
     return page

@@ -29,6 +29,8 @@ INK, PALE = "#1d2329", "#c9ced4"
 LARGEST = 1e100
 #: Points of a line beyond which markers would hide it.
 CROWDED = 25
+#: A logarithmic axis over more than this has marks at powers of ten alone.
+_WIDE = 300.0
 #: Batch sizes that are marked one by one.
 _SIZES = 20
 #: Text in a picture; the page has all of it.
@@ -135,23 +137,35 @@ def _axes(axes: Axes, curve: Curve) -> None:
         axes.set_ylabel(textwrap.fill(safe(curve.y_label), _TALL))
         axes.set_xscale("log" if curve.log_x else "linear")
         axes.set_yscale("log" if curve.log_y else "linear")
-    value_axis = axes.xaxis if curve.ticks else axes.yaxis
+    points = [p for series in curve.series for p in series.points]
     if curve.log_y:
-        _plain_numbers(value_axis)
+        _plain_numbers(axes.xaxis if curve.ticks else axes.yaxis, [y for _, y, *_ in points])
     if curve.log_x and not curve.ticks:
-        _plain_numbers(axes.xaxis)
+        _plain_numbers(axes.xaxis, [x for x, *_ in points])
         _name_the_sizes(axes, curve)
+    elif not curve.ticks:
+        _whole_numbers(axes, curve)
     axes.grid(True, color=PALE, linewidth=0.5)
     axes.set_axisbelow(True)
 
 
-def _plain_numbers(axis: Axis) -> None:
-    """Write the numbers of a logarithmic axis as they are, at 1, 2 and 5."""
+def _plain_numbers(axis: Axis, values: Sequence[float]) -> None:
+    """Write the numbers of a logarithmic axis as they are: powers of ten, and 2 and 5 of them where those are few."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
+    shown = [value for value in values if math.isfinite(_drawable(value, True))]
+    wide = max(shown) / min(shown) > _WIDE if shown else False
+    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _whole_numbers(axes: Axes, curve: Curve) -> None:
+    """Keep the marks of things that are counted whole."""
+    from matplotlib.ticker import MaxNLocator
+
+    if all(math.isfinite(x) and abs(x) < LARGEST and x == int(x) for series in curve.series for x, *_ in series.points):
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
 
 
 def _name_the_sizes(axes: Axes, curve: Curve) -> None:
