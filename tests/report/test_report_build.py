@@ -23,6 +23,7 @@ def report(tmp_path: Path, *results: Any, **changes: Any) -> Report:
     ("results", "changes", "state", "headline"),
     [
         ([result()], {}, State.HOLDS, "The promises hold"),
+        ([result()], {"selection": selection(9, selected=1)}, State.HOLDS, "The selected promises hold"),
         ([result(verdict="known issue")], {}, State.HOLDS, "The promises hold, but for known issues"),
         ([result("timed", "inconclusive", family="timing"), result()], {}, State.HOLDS, "The promises hold"),
         ([], {}, State.INCOMPLETE, "Incomplete: nothing was run"),

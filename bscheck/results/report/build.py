@@ -183,7 +183,8 @@ def _headline(
     if counts[State.HOLDS] + counts[State.KNOWN] + counts[State.DOCUMENTED] == 0:
         return State.INCOMPLETE, "Incomplete: no promise was held against anything", tuple(reasons)
     held = any(each.state == State.KNOWN and each.result.family != PINNED for each in told)
-    return State.HOLDS, "The promises hold" + (", but for known issues" if held else ""), tuple(reasons)
+    which = "The selected promises hold" if covered.left_out else "The promises hold"
+    return State.HOLDS, which + (", but for known issues" if held else ""), tuple(reasons)
 
 
 def _broken_headline(told: Iterable[Told]) -> str:
