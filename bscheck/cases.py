@@ -164,7 +164,7 @@ class UpdateCase(Case):
     size: int = 2
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
-        "decay": ("none", "on", "exclude_bias"),
+        "decay": ("none", "on", "exclude_bias", "exclude_listed"),
         "clip": ("none", "norm", "value", "global", "norm_loose"),
         "ema": ("none", "on", "overwrite"),
         "constraint": ("none", "max_norm", "non_negative"),
@@ -188,8 +188,9 @@ class InferenceCase(Case):
         ``whole`` (all examples through ``predict`` or ``evaluate``, whichever the check is about), ``fit`` (one
         epoch), ``train_on_batch`` or ``test_on_batch``.
     source : str
-        How the examples are given: ``arrays``, ``generator``, ``dataset`` (tf.data), ``pydataset``, or ``on_batch``
-        (each batch by ``predict_on_batch``).
+        How the examples are given: ``arrays``, ``generator``, ``dataset`` (tf.data), ``pydataset``, ``on_batch``
+        (each batch by ``predict_on_batch``), or ``dataset_unknown`` (tf.data of unknown length, its batches of one
+        size told so).
     earlier : str
         What was called before, on other examples.
     steps_per_execution : int
@@ -211,7 +212,7 @@ class InferenceCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "dtype": DTYPES, "mode": MODES, "weights": WEIGHTINGS, "scale": SCALES,
         "path": ("whole", "fit", "train_on_batch", "test_on_batch"),
-        "source": ("arrays", "generator", "dataset", "pydataset", "on_batch"),
+        "source": ("arrays", "generator", "dataset", "pydataset", "on_batch", "dataset_unknown"),
         "earlier": ("nothing", "evaluate", "test_on_batch", "train_on_batch", "fit"),
     }  # fmt: skip
 
@@ -364,7 +365,20 @@ class LeastSquaresCase(Case):
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCase(Case):
-    """One seed of an experiment about learning: its data, its order and its first weights."""
+    """An experiment about learning; a seed stands for data, order and first weights.
+
+    Attributes
+    ----------
+    runs : int
+        Number of seeds, counted up from the case's own.
+    """
+
+    runs: int = 1
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the experiment."""
+        return range(self.seed, self.seed + self.runs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,14 +389,19 @@ class TimingCase(Case):
     ----------
     first, second : int
         The batch sizes (examples); the ratio is time(second) / time(first).
+    work : str
+        What a step does with a batch: ``training``, ``accumulated`` (two of them make one update) or ``inference``.
     """
 
     first: int = 16
     second: int = 17
+    work: str = "training"
     mode: str = "graph"
     dtype: str = "float32"
 
-    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES, "dtype": DTYPES}
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "work": ("training", "accumulated", "inference"), "mode": MODES, "dtype": DTYPES,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -613,6 +632,8 @@ class RecurrenceCase(Case):
         What is compared: ``all``, or the ``slots`` alone.
     scaled : bool
         Whether the loss is scaled, by a factor that is no power of two.
+    rate : str
+        ``constant``, or ``changing`` before every update.
     decay, clip, ema
         As in `UpdateCase`.
     """
@@ -626,6 +647,7 @@ class RecurrenceCase(Case):
     gradient: str = "dense"
     part: str = "all"
     scaled: bool = False
+    rate: str = "constant"
     decay: str = "none"
     clip: str = "none"
     ema: str = "none"
@@ -635,7 +657,8 @@ class RecurrenceCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "magnitude": ("usual", "tiny", "huge", "zero", "mixed", "opposed"), "gradient": ("dense", "rows"),
         "start": ("usual", "zero"),
-        "part": ("all", "slots"), "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
+        "part": ("all", "slots"), "rate": ("constant", "changing"),
+        "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
         "ema": UpdateCase.CHOICES["ema"], "mode": MODES, "dtype": ("float32", "float64"),
     }  # fmt: skip
 
@@ -869,12 +892,15 @@ class LayerMaskCase(Case):
         Masked steps appended to every sequence.
     gradient : bool
         Whether gradients are compared too.
+    traced : bool
+        Whether the masked call is one of a graph for batches of any size.
     """
 
     option: str = "mask"
     examples: int = 3
     padding: int = 0
     gradient: bool = False
+    traced: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -896,6 +922,74 @@ class StatefulCase(Case):
     other: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class AccumulatorCase(Case):
+    """Gradients averaged in a dtype of their own.
+
+    Attributes
+    ----------
+    micro_batches : int
+        Gradients accumulated before the update.
+    cancelling : bool
+        Whether the gradients add up to about nothing, so that the mean is far smaller than its parts.
+    mode, dtype : str
+        Execution mode of ``apply``, and the dtype that weight and accumulator are kept in.
+    """
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "mode": MODES,
+        "dtype": ("float32", "float64", "bfloat16", "float16"),
+    }
+
+    micro_batches: int = 2
+    cancelling: bool = False
+    mode: str = "eager"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeCase(Case):
+    """One epoch of training at the edge of what a batch may be.
+
+    Attributes
+    ----------
+    edge : str
+        ``one_example`` (a batch of one), ``masked`` (every step of it), ``weightless`` (all sample weights 0),
+        ``one_class`` (targets are all the same), ``larger`` (a batch size above the number of examples) or ``tail``
+        (the last batch has one example).
+    path : str
+        ``fit`` or ``train_on_batch``.
+    variant : str
+        The loss's options, see `bscheck.surface.losses.CONSTRUCTIONS`.
+    """
+
+    edge: str = "one_example"
+    path: str = "train_on_batch"
+    variant: str = "default"
+    mode: str = "eager"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "edge": ("one_example", "masked", "weightless", "one_class", "larger", "tail"),
+        "path": ("fit", "train_on_batch"), "variant": LossCase.CHOICES["variant"], "mode": MODES,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectCase(Case):
+    """What a team's own check is given where it names no case of its own: sizes among those promised.
+
+    Attributes
+    ----------
+    batch_size : int
+        Among the subject's `batch_sizes`.
+    micro_batches : int
+        Among the subject's `accumulation`.
+    """
+
+    batch_size: int = 1
+    micro_batches: int = 2
+
+
 def seeds() -> SearchStrategy[int]:
     """Return the strategy for a case's seed."""
     from hypothesis import strategies as st
@@ -903,8 +997,49 @@ def seeds() -> SearchStrategy[int]:
     return st.integers(0, SEEDS - 1)
 
 
+#: Batch sizes beyond the small ones that are drawn: odd, a power of two, round, and one more than a power of two. Some
+#: code takes another way from 32, 64 or 128 examples on.
+LARGER_BATCHES = (6, 7, 8, 9, 17, 33, 64, 100, 129)
+
+
 def micro_batch_sizes(least: int = 2, most: int = 4, largest: int = 5) -> SearchStrategy[tuple[int, ...]]:
     """Return the strategy for the sizes of `least` to `most` micro-batches of 1 to `largest` examples."""
     from hypothesis import strategies as st
 
     return st.lists(st.integers(1, largest), min_size=least, max_size=most).map(tuple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnduranceCase(Case):
+    """The same batches given to one loop over and over.
+
+    Attributes
+    ----------
+    path : str
+        ``fit``, ``evaluate``, ``train_on_batch``, or ``step`` (the subject's own).
+    """
+
+    path: str = "fit"
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "path": ("fit", "evaluate", "train_on_batch", "step"), "mode": MODES,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryCase(Case):
+    """Batch sizes of one dtype on the scales.
+
+    Attributes
+    ----------
+    work : str
+        ``training``, ``accumulated`` or ``inference``.
+    """
+
+    work: str = "training"
+    dtype: str = "float32"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "work": ("training", "accumulated", "inference"), "dtype": DTYPES,
+    }  # fmt: skip

@@ -16,6 +16,9 @@ COMMANDS = (
     "list",
     "compare",
     "report",
+    "replay",
+    "waive",
+    "advise",
     "releases",
     "bisect",
 )
@@ -28,9 +31,9 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _EPILOG = """\
 exit codes:
   0    fine
-  1    a promise is broken
+  1    a promise is broken, or still is (replay)
   2    usage: an unknown command or option
-  3    coverage was lost (compare, report); a release could not be run (releases, bisect)
+  3    coverage was lost (compare, report); a release (releases, bisect) or a case (replay) could not be run
   4    bad input: an unknown check, a file that cannot be used, no Keras
   130  interrupted
 

@@ -47,6 +47,7 @@ _AMOUNTS = frozenset(
         "first",
         "second",
         "calls",
+        "chunks",
         "epochs",
     }
 )
@@ -120,6 +121,8 @@ def _ablations(case: Case) -> Iterator[tuple[str, Any, Case]]:
     """Yield each option that differs from its default, with the case that has it reset."""
     for field in dataclasses.fields(case):
         if field.name in _AMOUNTS or getattr(case, field.name) == field.default:
+            continue
+        if getattr(case, field.name) == "step":  # Keras's own accumulation is another step, not this one with less
             continue
         default: Any = field.default
         yield field.name, default, dataclasses.replace(case, **{field.name: default})

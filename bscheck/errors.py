@@ -13,6 +13,10 @@ EXIT_BAD_INPUT = 4
 class BscheckError(Exception):
     """Bad input or a missing part of the environment; ``str()`` is one line meant for the user."""
 
+    def __str__(self) -> str:
+        # A name that the user gave may have line breaks of its own.
+        return " ".join(super().__str__().splitlines())
+
 
 class SubjectError(BscheckError):
     """A subject that cannot be tested as it is given."""

@@ -23,11 +23,26 @@ if TYPE_CHECKING:
 #: The item that is running, for `bscheck.parametrize`.
 CURRENT_ITEM: ContextVar[pytest.Item | None] = ContextVar("bscheck_item", default=None)
 
-#: Results of an item as JSON texts, and the session's plugin.
+#: Results of an item as JSON texts, what was found out about its subject, and the session's plugin.
 RESULTS = pytest.StashKey[list[str]]()
+FOUND = pytest.StashKey[list[str]]()
 SESSION: pytest.StashKey[Session] = pytest.StashKey()
 
 MARKER = "bscheck"
+
+
+#: The configuration of the pytest run, for markers of families that it learns of late.
+CONFIG: ContextVar[pytest.Config | None] = ContextVar("bscheck_config", default=None)
+
+
+def announce(family: str) -> None:
+    """Register the marker of a family, unless it is known: a team's own families are declared after the start."""
+    config = CONFIG.get()
+    if config is None:
+        return
+    known = [line.partition(":")[0] for line in config.getini("markers")]
+    if marker_of(family) not in known:
+        config.addinivalue_line("markers", f"{marker_of(family)}: a promise of the family {family!r}")
 
 
 def marker_of(family: str) -> str:

@@ -1,4 +1,4 @@
-"""What a run is told: options of pytest, and ``BSCHECK_*`` environment variables as their defaults."""
+"""What a run is told: options of pytest, then ``BSCHECK_*`` environment variables, then ``[tool.bscheck]``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ OPTIONS: tuple[tuple[str, str | None, bool, str], ...] = (
     ("seed", "N", False, "seed of every property (default 0)"),
     ("known-issues", "FILE", True, "TOML file of known issues, beside those bscheck ships"),
     ("record", "FILE", False, "write every verdict and figure to this JSON file, also when interrupted"),
+    ("repro", "DIR", False, "folder of stand-alone programs, one for each failure (default: repro beside the record)"),
     ("timing", "MODE", False, "off, report or gate (default: gate on a GPU, report elsewhere)"),
+    ("timing-baseline", "FILE", False, "record of an earlier run whose times per batch size must not be exceeded"),
     ("require-gpu", None, False, "stop with an error where the backend sees no GPU"),
     ("check", "NAME", True, "run only this check"),
+    ("trait", "NAME", True, "run only subjects with this trait, as probing finds it"),
+    ("time-budget", "SECONDS", False, "seconds that one check may take on a subject of yours (default 300)"),
 )
 
 
@@ -35,9 +39,13 @@ class Options:
     seed: int = 0
     known_issues: tuple[Path, ...] = ()
     record: Path | None = None
+    repro: Path | None = None
     timing: str = "auto"
+    timing_baseline: Path | None = None
     require_gpu: bool = False
     check: tuple[str, ...] = ()
+    trait: tuple[str, ...] = ()
+    time_budget: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as a JSON object."""
@@ -46,9 +54,27 @@ class Options:
             "seed": self.seed,
             "known_issues": [str(path) for path in self.known_issues],
             "timing": self.timing,
+            "timing_baseline": str(self.timing_baseline) if self.timing_baseline else None,
+            "repro": self.scripts_beside_record(),
             "require_gpu": self.require_gpu,
             "check": list(self.check),
+            "trait": list(self.trait),
+            "time_budget": self.time_budget,
         }
+
+    @property
+    def scripts(self) -> Path | None:
+        """The folder of stand-alone programs: as asked for, else beside the record; None: none are written."""
+        if self.repro is None and self.record is not None:
+            return self.record.parent / "repro"
+        return self.repro
+
+    def scripts_beside_record(self) -> str:
+        """Return the folder of stand-alone programs as seen from the record's, "" for none."""
+        if self.scripts is None:
+            return ""
+        start = self.record.parent if self.record is not None else Path.cwd()
+        return os.path.relpath(self.scripts, start)
 
 
 def option(name: str) -> str:
@@ -71,8 +97,10 @@ def settings_in(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {key: environ[key] for key in sorted(environ) if key.startswith(PREFIX)}
 
 
-def read(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Options:
-    """Return the options: those given on the command line, else the environment's, else the defaults.
+def read(
+    given: Mapping[str, Any], environ: Mapping[str, str] = os.environ, project: Mapping[str, Any] | None = None
+) -> Options:
+    """Return the options: those given on the command line, else the environment's, the project's, the defaults.
 
     Parameters
     ----------
@@ -80,6 +108,8 @@ def read(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> O
         Values by the options' field names; None or empty where an option was not given.
     environ : mapping, optional
         The environment variables.
+    project : mapping, optional
+        Values of the project's pyproject.toml or of a script's call, validated already.
 
     Raises
     ------
@@ -93,8 +123,8 @@ def read(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> O
             raise BscheckError(unknown("environment variable", key, known))
         repeatable = next(spec[2] for spec in OPTIONS if spec[0] == known[key])
         value = [part.strip() for part in text.split(",") if part.strip()] if repeatable else text
-        values[field(known[key])] = _parse(known[key], value, key)
-    return Options(**(values | parse_given(given)))
+        values[field(known[key])] = parse(known[key], value, key)
+    return Options(**(dict(project or {}) | values | parse_given(given)))
 
 
 def parse_given(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,24 +136,36 @@ def parse_given(given: Mapping[str, Any]) -> dict[str, Any]:
         With one line that names the option.
     """
     return {
-        field(name): _parse(name, given[field(name)], option(name))
+        field(name): parse(name, given[field(name)], option(name))
         for name, *_ in OPTIONS
         if given.get(field(name)) not in (None, [], False)
     }
 
 
-def _parse(name: str, value: Any, source: str) -> Any:
-    """Return the value as its type, or raise naming where it came from."""
+def parse(name: str, value: Any, source: str) -> Any:
+    """Return an option's text (a list of texts where it may be repeated) as its type.
+
+    Raises
+    ------
+    BscheckError
+        With one line that names the source.
+    """
     if name == "require-gpu":
         return _switch(value, source)
+    if name == "timing-baseline":
+        return _file(value, source)
     if name == "record":
         return Path(_filled(value, source)).absolute()
+    if name == "repro":
+        return _folder(value, source)
     parsers: dict[str, Callable[[Any], Any]] = {
         "profile": lambda text: _one_of(text, PROFILES, source, "profile"),
         "timing": lambda text: _one_of(text, TIMINGS, source, "timing mode"),
         "seed": lambda text: _seed(text, source),
         "known-issues": lambda files: tuple(_file(text, source) for text in files),
         "check": tuple,
+        "trait": tuple,
+        "time-budget": lambda text: _seconds(text, source),
     }
     return parsers[name](value)
 
@@ -140,6 +182,16 @@ def _seed(text: str, source: str) -> int:
     return int(text)
 
 
+def _seconds(text: str, source: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise BscheckError(f"{source}: the time budget must be a number of seconds > 0, not {text!r}")
+    return seconds
+
+
 def _switch(value: Any, source: str) -> bool:
     if value is True:
         return True
@@ -152,6 +204,13 @@ def _filled(text: str, source: str) -> str:
     if not text:
         raise BscheckError(f"{source}: give the name of a file")
     return text
+
+
+def _folder(text: str, source: str) -> Path:
+    path = Path(os.path.abspath(text)) if text else None
+    if path is None or (path.exists() and not path.is_dir()):
+        raise BscheckError(f"{source}: give the name of a folder{f'; {path} is a file' if path else ''}")
+    return path
 
 
 def _file(text: str, source: str) -> Path:

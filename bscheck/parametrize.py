@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from bscheck.checks import FAMILIES, Check, Param, all_checks
-from bscheck.errors import BscheckError, SubjectError, unknown
-from bscheck.items import CURRENT_ITEM, SESSION, conclude, marks_of
+from bscheck.checks import Check, Param
+from bscheck.errors import BscheckError, SubjectError
+from bscheck.items import CURRENT_ITEM, SESSION, announce, conclude, marks_of
 from bscheck.subject import Subject
+from bscheck.subject_runs import Terms, choose, context_of, hold, overrun, require_subject
 
 if TYPE_CHECKING:
     from bscheck.checks.context import Context
-    from bscheck.checks.run import RunSettings
-    from bscheck.plugin import Session
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class SubjectCheck:
         __tracebackhide__ = True
         wrong = ""
         try:
-            _require_subject(subject)
+            require_subject(subject)
             _run(self.check, subject)
         except BscheckError as error:
             wrong = str(error)
@@ -97,7 +96,9 @@ def parametrize_with_checks(
     ...     check(subject)
     """
     subjects = _validated(subjects)
-    chosen = _chosen(checks, family)
+    chosen = choose(checks, family, "parametrize_with_checks")
+    for check in chosen:
+        announce(check.family)
     params = [
         pytest.param(subject, SubjectCheck(check), id=f"{subject.name}-{check.name}", marks=marks_of(check))
         for subject in subjects
@@ -115,61 +116,43 @@ def _validated(subjects: Iterable[Subject]) -> list[Subject]:
         raise SubjectError("parametrize_with_checks was given no subjects, so nothing would be tested")
     names = set()
     for subject in listed:
-        _require_subject(subject)
+        require_subject(subject)
         if subject.name in names:
             raise SubjectError(f"two subjects are named {subject.name!r}; names must differ")
         names.add(subject.name)
     return listed
 
 
-def _require_subject(subject: Any) -> None:
-    if not isinstance(subject, Subject):
-        raise SubjectError(f"a check takes a bscheck.Subject, not {type(subject).__name__}")
-
-
-def _chosen(names: Iterable[str] | None, family: str | None) -> list[Check]:
-    """Return the checks asked for; those asked for by name must be applicable to a subject."""
-    registered = {name: check for name, check in all_checks().items() if check.per_subject}
-    if isinstance(names, str):
-        raise BscheckError(f"checks= takes a list of names; write [{names!r}]")
-    wanted = list(registered) if names is None else list(names)
-    for name in wanted:
-        if name not in registered:
-            raise BscheckError(unknown("check", name, registered))
-    families = {check.family for check in registered.values()} | set(FAMILIES)
-    if family is not None and family not in families:
-        raise BscheckError(unknown("family", family, families))
-    chosen = [registered[name] for name in wanted if family in (None, registered[name].family)]
-    if not chosen:
-        raise BscheckError("parametrize_with_checks leaves no check, so nothing would be tested")
-    return chosen
-
-
 def _run(check: Check, subject: Subject) -> None:
-    """Run the check, then the pinned cases of the team's own known issues with it."""
+    """Look at the subject, the first time, then hold it to the promise."""
     __tracebackhide__ = True
-    from bscheck.checks.run import RunSettings, run_check, run_pinned
+    from bscheck.checks.run import RunSettings
 
     item = CURRENT_ITEM.get()
     session = None if item is None else item.config.stash.get(SESSION, None)
-    settings = RunSettings() if session is None else session.settings()
-    context = _context(subject, session)
-    for issue in _pinned(settings, check, subject):
-        conclude(item, check, run_pinned(issue, check, context))
-    conclude(item, check, run_check(check, context, settings))
+    terms = Terms(RunSettings()) if session is None else session.terms(check, subject)
+    context = _context(subject, terms)
+    spent = None if session is None else session.look_at(subject, context, terms)
+    if spent is not None:
+        conclude(item, check, overrun(check, subject, spent))
+    for result in hold(check, subject, context, terms):
+        conclude(item, check, result)
 
 
-def _context(subject: Subject, session: Session | None) -> Context:
-    from bscheck.checks.context import Context
+def context_of_item(item: pytest.Item, terms: Terms) -> tuple[object, Context | None]:
+    """Return what an item is about, for comparing, and its context; None where it is about no subject."""
+    spec = getattr(item, "callspec", None)
+    subject = None if spec is None else spec.params.get("subject")
+    if isinstance(subject, Subject):
+        return id(subject), _context(subject, terms)
+    param = getattr(item, "param", None)
+    name = param.get("subject") if isinstance(param, Param) else ""
+    if not name:
+        return None, None
+    from bscheck.items import new_context
 
-    options = {} if session is None else session.context_options()
-    return Context.for_subject(subject, Param.of(subject=subject.name), options)
+    return name, new_context(Param.of(subject=name), {})
 
 
-def _pinned(settings: RunSettings, check: Check, subject: Subject) -> list[Any]:
-    """Return the known issues of this check whose pinned case is about this subject."""
-    return [
-        issue
-        for issue in settings.known_issues
-        if issue.check == check.name and issue.param.get("subject") == subject.name
-    ]
+def _context(subject: Subject, terms: Terms) -> Context:
+    return context_of(subject, terms)

@@ -9,23 +9,44 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import os
 import signal
 import sys
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import suppress
+import textwrap
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bscheck.errors import EXIT_BAD_INPUT, BscheckError
-from bscheck.items import CURRENT_ITEM, MARKER, RESULTS, SESSION, KnownIssueItem, PromiseItem, marker_of, wordings
+from bscheck.items import (
+    CONFIG,
+    CURRENT_ITEM,
+    FOUND,
+    MARKER,
+    RESULTS,
+    SESSION,
+    KnownIssueItem,
+    PromiseItem,
+    marker_of,
+    wordings,
+)
+from bscheck.project import Project
 
 if TYPE_CHECKING:
+    from bscheck.checks import Check
+    from bscheck.checks.context import Context
     from bscheck.checks.run import RunSettings
+    from bscheck.limits import OutOfBudget
     from bscheck.options import Options
     from bscheck.results.known_issues import KnownIssue
+    from bscheck.subject import Subject
+    from bscheck.subject_runs import Terms
 
 _WORKER_KEY = "bscheck_exit"
 
@@ -55,6 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
     session = Session(config)
     session.validate_command_line()
     config.stash[SESSION] = session
+    CONFIG.set(config)
     config.pluginmanager.register(session, "bscheck-session")
 
 
@@ -109,6 +131,12 @@ class Session:
     collector: tuple[int, int, int] | None = None
     selection: Mapping[str, Any] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    project: Project = field(default_factory=Project)
+    seen: list[tuple[Subject, OutOfBudget | None]] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
+    items: list[pytest.Item] = field(default_factory=list)
+    running: pytest.Item | None = None
+    dear: float = 0.0
 
     @property
     def is_worker(self) -> bool:
@@ -133,8 +161,10 @@ class Session:
         """Return the options of command line and environment, read once."""
         if self.options is None:
             from bscheck.options import read
+            from bscheck.project import read_project
 
-            self.options = read(Given.to(self.config).values)
+            self.project = read_project(self.config.rootpath)
+            self.options = read(Given.to(self.config).values, project=self.project.options)
         return self.options
 
     def start(self) -> None:
@@ -142,6 +172,10 @@ class Session:
         if self.environment:
             return
         options = self.read_options()
+        if options.timing_baseline is not None:
+            from bscheck.results.record import read_record
+
+            read_record(options.timing_baseline)
         if options.record is not None and not self.is_worker:
             from bscheck.results.record import check_writable
 
@@ -169,12 +203,82 @@ class Session:
             seed=options.seed,
             known_issues=self.known_issues,
             timing=options.timing,  # type: ignore[arg-type]  # one of TIMINGS, or "auto"
+            scripts=options.scripts,
         )
 
     def context_options(self) -> dict[str, str]:
         """Return the options that a check's context carries."""
-        gates = self.settings().gates_timing(self.environment)
-        return {"timing": "gate" if gates else self.read_options().timing.replace("auto", "report")}
+        baseline = self.read_options().timing_baseline
+        told = self.settings().context_options(self.environment)
+        return told | ({"timing_baseline": str(baseline)} if baseline else {})
+
+    def terms(self, check: Check, subject: Subject | None = None) -> Terms:
+        """Return what the run holds a team's subject to."""
+        from bscheck.subject_runs import Terms
+
+        return Terms(
+            self.settings(),
+            self.project.promises,
+            self.context_options(),
+            self.read_options().time_budget,
+            None if subject is None else lambda words: self.end_process(check, subject, words),
+        )
+
+    def look_at(self, subject: Subject, context: Context, terms: Terms) -> OutOfBudget | None:
+        """Look at a subject and tell what was found, the first time; return what its budget was spent on, if it was."""
+        from bscheck.limits import OutOfBudget
+        from bscheck.subject_runs import choose, look
+
+        if not any(each is subject for each, _ in self.seen):
+            spent = None
+            try:
+                found = look(subject, choose(self._asked_of(subject), None, "pytest"), context, terms).lines()
+                self._tell(subject.name, found)
+            except OutOfBudget as error:
+                spent = error
+            self.seen.append((subject, spent))
+        return next(spent for each, spent in self.seen if each is subject)
+
+    def _asked_of(self, subject: Subject) -> list[str] | None:
+        """Return the names of the checks that this run asks of a subject; None where a test calls them otherwise."""
+        asked = [_check_name(item) for item in self.items if _params_of(item).get("subject") is subject]
+        return list(dict.fromkeys(filter(None, asked))) or None
+
+    def _tell(self, name: str, lines: list[str]) -> None:
+        """Print what was found about a subject at once; a worker of pytest-xdist leaves that to its controller."""
+        item = CURRENT_ITEM.get()
+        if self.is_worker and item is not None:
+            item.stash[FOUND] = lines
+            return
+        if name in self.found:
+            return
+        self.found.append(name)
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            if reporter is not None:
+                reporter.ensure_newline()
+                for line in lines:
+                    reporter.write_line(line)
+
+    def end_process(self, check: Check, subject: Subject, words: str) -> None:
+        """End a process whose main thread is stuck, after the record is written; under xdist, the worker's alone."""
+        from bscheck.limits import OutOfBudget
+        from bscheck.subject_runs import overrun
+
+        result = overrun(check, subject, OutOfBudget(words))
+        item = CURRENT_ITEM.get() or self.running
+        nodeid = "" if item is None else item.nodeid
+        with suppress(Exception):
+            capture = self.config.pluginmanager.get_plugin("capturemanager")
+            if capture is not None:
+                capture.suspend_global_capture(in_=True)
+            print(f"\nbscheck: FAILED {nodeid}: {words}; the process is ended", file=sys.stderr, flush=True)
+        with suppress(Exception):
+            self.results.append({**result.to_json(), "nodeid": nodeid})
+            if self.read_options().record is not None and not self.is_worker:
+                self._write(self.read_options(), interrupted=True)
+        os._exit(1)
 
     def items_of(self, collector: pytest.Collector, obj: Any) -> list[pytest.Item]:
         """Return the items of a promise, or of the known issues."""
@@ -213,7 +317,11 @@ class Session:
             chosen = self.read_options().check if self.environment or self._command_line("check") else ()
             if chosen:
                 _refuse_unknown(chosen)
-                self._keep(items, chosen)
+                self._keep(items, lambda item: _check_name(item) in chosen)
+            traits = self.read_options().trait if self.environment else ()
+            if traits:
+                self._keep(items, _having(self, traits))
+            self.items = items
         except BscheckError as error:
             self._exit(str(error))
 
@@ -225,8 +333,8 @@ class Session:
     def _command_line(self, name: str) -> Any:
         return self.config.getoption(f"bscheck_{name}")
 
-    def _keep(self, items: list[pytest.Item], chosen: tuple[str, ...]) -> None:
-        dropped = [item for item in items if _is_ours(item) and _check_name(item) not in chosen]
+    def _keep(self, items: list[pytest.Item], wanted: Callable[[pytest.Item], bool]) -> None:
+        dropped = [item for item in items if _is_ours(item) and not wanted(item)]
         if dropped:
             self.config.hook.pytest_deselected(items=dropped)
             items[:] = [item for item in items if item not in dropped]
@@ -266,15 +374,19 @@ class Session:
         from bscheck.results.summary import header
 
         self.told = True
-        return header(self.environment, self.read_options().to_json(), settings_in())
+        lines = header(self.environment, self.read_options().to_json(), settings_in())
+        words = self.project.words()
+        return lines + ([f"pyproject.toml [tool.bscheck]: {' · '.join(words)}"] if words else [])
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Keep the running item at hand for `bscheck.parametrize`."""
         token = CURRENT_ITEM.set(item)
+        self.running = item
         try:
             return (yield)
         finally:
+            self.running = None
             CURRENT_ITEM.reset(token)
 
     @pytest.hookimpl(wrapper=True)
@@ -283,6 +395,8 @@ class Session:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Let the results travel with the report, from an xdist worker too."""
         report = yield
+        if call.when == "call" and item.stash.get(FOUND, None):
+            report.bscheck_found = item.stash[FOUND]  # type: ignore[attr-defined]
         if call.when == "call" and _is_ours(item):
             report.bscheck = item.stash.get(RESULTS, [])  # type: ignore[attr-defined]
             report.bscheck_environment = dict(self.environment)  # type: ignore[attr-defined]
@@ -292,8 +406,15 @@ class Session:
                 report.bscheck_checks = self.checks  # type: ignore[attr-defined]
         return report
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep a report's results."""
+        """Keep a report's results, and tell a failure with its number in the record: only here is it known.
+
+        What a worker found about a subject is told here too.
+        """
+        found: list[str] = getattr(report, "bscheck_found", [])
+        if found and not self.is_worker:
+            self._tell(found[0].partition(":")[0], found)
         texts: list[str] = getattr(report, "bscheck", [])
         if texts and not self.environment:
             self.environment = getattr(report, "bscheck_environment", {})
@@ -301,7 +422,49 @@ class Session:
         self.selection = self.selection or getattr(report, "bscheck_selection", {})
         if hasattr(report, "bscheck") and not texts and report.skipped:
             self.skipped.append(report.nodeid)
+        first = len(self.results)
         self.results += [{**json.loads(text), "nodeid": report.nodeid} for text in texts]
+        if report.failed and not self.is_worker:
+            told = [(n, r) for n, r in enumerate(self.results[first:], first) if r["verdict"] == "failed"]
+            if told:
+                self._tell_where(report, *told[-1])
+        if texts:
+            self._keep_record()
+
+    def _tell_where(self, report: pytest.TestReport, number: int, result: dict[str, Any]) -> None:
+        """Add what there is to run to a failure's text: whole for bscheck's own items, below a team's own lines."""
+        from bscheck.checks import get_check
+        from bscheck.results.failure import Place, labelled, render
+        from bscheck.results.verdict import Result
+
+        options = self.read_options()
+        record = "" if options.record is None else _from_here(options.record)
+        scripts = "" if options.scripts is None else _from_here(options.scripts)
+        place = Place(record, number, scripts, report.nodeid.partition("::")[0])
+        told = Result.from_json(result)
+        if isinstance(report.longrepr, str):
+            text = render(told, get_check(told.check).promise, self.environment, place)
+            report.longrepr = textwrap.dedent(text.partition("\n")[2])
+        elif told.failure is not None and (lines := labelled(told.failure, place)):
+            report.sections.append(("bscheck", textwrap.dedent("\n".join(lines))))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
+        """Record the check that ended a worker of pytest-xdist: it costs its own verdict only."""
+        from bscheck.subject_runs import crashed
+
+        self.results += [{**result.to_json(), "nodeid": crashitem} for result in crashed(crashitem)]
+
+    def _keep_record(self) -> None:
+        """Write the record so far, so that what was done outlives the interpreter; at most a twentieth of the time."""
+        with suppress(BscheckError):
+            options = self.read_options()
+            if options.record is None or self.is_worker or time.monotonic() < self.dear:
+                return
+            started = time.monotonic()
+            self._write(options, interrupted=True)
+            self.dear = time.monotonic() + 20 * (time.monotonic() - started)
+        self.written = ""
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the record, also of a run that was cut short."""
@@ -385,6 +548,11 @@ def _is_ours(item: pytest.Item) -> bool:
     return item.get_closest_marker(MARKER) is not None
 
 
+def _params_of(item: pytest.Item) -> Mapping[str, Any]:
+    spec = getattr(item, "callspec", None)
+    return {} if spec is None else spec.params
+
+
 def _check_name(item: pytest.Item) -> str:
     marker = item.get_closest_marker(MARKER)
     return str(marker.kwargs.get("check", "")) if marker else ""
@@ -404,6 +572,26 @@ def _shard(config: pytest.Config) -> list[int] | None:
     return [group, splits] if type(group) is int and type(splits) is int else None
 
 
+def _having(session: Session, traits: tuple[str, ...]) -> Callable[[pytest.Item], bool]:
+    """Return whether an item is about a subject with all these traits; its subject is built to find out."""
+    from bscheck.checks import get_check
+    from bscheck.inspection import check_trait, traits_of
+    from bscheck.parametrize import context_of_item
+
+    wanted = {check_trait(name) for name in traits}
+    known: dict[Any, set[str]] = {}
+
+    def has(item: pytest.Item) -> bool:
+        key, context = context_of_item(item, session.terms(get_check(_check_name(item))))
+        if context is None:
+            return False
+        if key not in known:
+            known[key] = set(traits_of(context))
+        return wanted <= known[key]
+
+    return has
+
+
 def _refuse_unknown(names: tuple[str, ...]) -> None:
     """Raise for the first name that is no check."""
     from bscheck.checks import get_check
@@ -415,6 +603,12 @@ def _refuse_unknown(names: tuple[str, ...]) -> None:
 def _issue_json(issue: KnownIssue) -> dict[str, Any]:
     """Return a known issue for the record; where its file lay is nobody's business."""
     return {key: value for key, value in asdict(issue).items() if key != "source"}
+
+
+def _from_here(path: Path) -> str:
+    """Return a path as it is shortest to type: from the present folder where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _now() -> str:

@@ -238,6 +238,12 @@ def _long_short_term_memory() -> Any:
     )
 
 
+def _without_cudnn() -> Any:
+    model = _long_short_term_memory()
+    model.layers[0].use_cudnn = False  # Keras before 3.4 has no such choice: there it is the timed LSTM once more
+    return model
+
+
 def _timed(name: str, build: Callable[[], Any], inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Subject:
     def data(seed: int, size: int) -> Any:
         rng = _rows(seed)
@@ -258,9 +264,13 @@ POSITIONS = 15
 #: Steps and features of the timed LSTM: as few as leave several of its small products in a row.
 STEPS_TIMED, FEATURES_TIMED = 8, 64
 
+#: The timed LSTM where Keras is kept from choosing cuDNN's kernels.
+WITHOUT_CUDNN = "lstm_without_cudnn"
+
 #: The subjects that are timed, by the name of the reference subject they enlarge: large enough that most of a
 #: step is work that grows with the batch. The fit says how far that succeeded on the machine at hand.
 TIMING_SUBJECTS: Mapping[str, Callable[[], Subject]] = {
     "dense": lambda: _timed("dense", _positionwise, (POSITIONS, UNITS_TIMED), (POSITIONS, 1)),
     "lstm": lambda: _timed("lstm", _long_short_term_memory, (STEPS_TIMED, FEATURES_TIMED), (1,)),
+    WITHOUT_CUDNN: lambda: _timed(WITHOUT_CUDNN, _without_cudnn, (STEPS_TIMED, FEATURES_TIMED), (1,)),
 }

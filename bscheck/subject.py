@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bscheck.errors import SubjectError, one_line
+from bscheck.errors import BscheckError, SubjectError, one_line, unknown
+from bscheck.promises import PROMISES, check_promise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,8 +26,10 @@ class _Options:
     optimizer: Any = "sgd"
     step: Callable[[Any, Any, list[Any]], Any] | None = None
     metrics: Sequence[Any] = ()
-    batch_sizes: tuple[int, ...] = (1, 2, 3, 16, 17)
-    accumulation: tuple[int, ...] = (2, 3, 4)
+    batch_sizes: tuple[int, ...] = PROMISES["batch_sizes"]
+    accumulation: tuple[int, ...] = PROMISES["accumulation"]
+    time_budget: float = PROMISES["time_budget"]
+    memory_budget: int | None = PROMISES["memory_budget"]
     features: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -41,9 +44,11 @@ class Subject(_Options):
     build : callable
         ``build() -> keras.Model``. Called several times, under several dtype policies: it must return a
         *new* model each time, with the same weights when Keras's, NumPy's and Python's seeds are the same.
-    data : tuple of arrays or callable
+    data : tuple of arrays, callable, or iterable of batches
         ``(x, y)`` or ``(x, y, sample_weight)`` with the examples along the first axis (``x`` and ``y`` may be
-        dicts or lists of arrays), or ``data(seed, size)`` that returns such a tuple with `size` examples.
+        dicts or lists of arrays, nested too), or ``data(seed, size)`` that returns such a tuple with `size`
+        examples, or what ``fit`` takes batch by batch: a ``tf.data.Dataset``, a ``PyDataset``, a torch
+        ``DataLoader``, a list of such tuples. Its first 256 examples are read when they are first needed.
     loss : str, callable, keras.losses.Loss, or a list or dict of these
         What ``Model.compile(loss=...)`` takes.
     optimizer : str or callable, optional
@@ -59,6 +64,13 @@ class Subject(_Options):
         The batch sizes (examples) that the promises about batch size are asked for.
     accumulation : tuple of int, optional
         The numbers of micro-batches per update that the promises about accumulation are asked for.
+    time_budget : float, optional
+        Seconds that each check may take on this subject. Drawing ends when they are used up; a subject that
+        hangs fails the check.
+    memory_budget : int, optional
+        Bytes by which each check may make the process grow; by default what the machine has left.
+
+    What is not given here is taken from ``[tool.bscheck]`` in pyproject.toml, where it says so.
 
     Raises
     ------
@@ -72,13 +84,12 @@ class Subject(_Options):
         known = _Options.__dataclass_fields__
         for key in options:
             if key not in known:
-                from bscheck.errors import unknown
-
                 raise SubjectError(f"Subject {name!r}: {unknown('argument', key, known)}")
         for key in ("build", "data", "loss"):
             if key not in options:
                 raise SubjectError(f"Subject {name!r}: the argument {key}= is missing")
         object.__setattr__(self, "name", name)
+        object.__setattr__(self, "_said", frozenset(options) & set(PROMISES))
         for key, spec in known.items():
             value = options.get(key, spec.default)
             if key in ("batch_sizes", "accumulation", "features", "metrics") and isinstance(value, list):
@@ -113,27 +124,108 @@ class Subject(_Options):
             raise self._error(f"step= must be a function step(model, optimizer, micro_batches); got {_kind(self.step)}")
         if self.loss is None:
             raise self._error("loss= is None; give what Model.compile(loss=...) takes")
-        _check_sizes(self, "batch_sizes", 1)
-        _check_sizes(self, "accumulation", 2)
-        if not callable(self.data):
+        for key in PROMISES:
+            try:
+                object.__setattr__(self, key, check_promise(key, getattr(self, key), f"{key}="))
+            except BscheckError as error:
+                raise self._error(str(error)) from None
+        if isinstance(self.data, tuple):
             check_batch(self, self.data, "data=")
+        elif not callable(self.data) and not _gives_batches(self.data):
+            raise self._error(
+                f"data= must be a tuple (x, y) or (x, y, sample_weight); got {_kind(self.data)} (a function "
+                "data(seed, size) of such tuples or an iterable of them, such as a tf.data.Dataset, will do too)"
+            )
+
+    def promised(self, key: str, elsewhere: Mapping[str, Any]) -> Any:
+        """Return a promise: what was given here, else `elsewhere` (pyproject.toml), else the default."""
+        said: frozenset[str] = getattr(self, "_said", frozenset())
+        return elsewhere.get(key, getattr(self, key)) if key not in said else getattr(self, key)
 
     def draw(self, seed: int, size: int) -> Batch:
         """Return `size` examples ``(x, y, sample_weight or None)`` determined by `seed`.
 
-        Arrays are sampled with replacement; a data function is called with ``(seed, size)``.
+        Arrays and batches are sampled with replacement; a data function is called with ``(seed, size)``.
         """
         import numpy as np
 
-        if callable(self.data):
+        if callable(self.data) and not _gives_batches(self.data):
             try:
                 batch = self.data(seed, size)
             except Exception as error:
                 raise self._error(f"data({seed}, {size}) raised {one_line(error)}") from error
             return check_batch(self, batch, f"data({seed}, {size})", size)
-        x, y, w = (*self.data, None)[:3]
+        data = self.data if isinstance(self.data, tuple) else self._read_batches()
+        x, y, w = (*data, None)[:3]
         rows = np.random.default_rng(seed).integers(0, examples(x), size)
         return take(x, rows), take(y, rows), None if w is None else np.asarray(w)[rows]
+
+    def _read_batches(self) -> Batch:
+        """Return the first examples of an iterable of batches, read once."""
+        read: Batch | None = getattr(self, "_pool", None)
+        if read is None:
+            parts: list[Batch] = []
+            try:
+                for batch in _batches(self.data):
+                    if isinstance(batch, (tuple, list)):
+                        batch = tuple(map_leaves(_to_numpy, part) for part in batch)
+                    parts.append(check_batch(self, batch, "each batch of data="))
+                    if sum(examples(part[0]) for part in parts) >= POOL:
+                        break
+            except SubjectError:
+                raise
+            except Exception as error:
+                raise self._error(f"data= cannot be read batch by batch: {one_line(error)}") from error
+            if not parts:
+                raise self._error("data= gives no batches")
+            try:
+                read = _joined(parts)
+            except (ValueError, KeyError, TypeError) as error:
+                raise self._error(f"data= gives batches that do not fit together: {one_line(error)}") from None
+            object.__setattr__(self, "_pool", read)
+        return read
+
+
+#: Examples read of an iterable of batches: enough that no draw repeats itself, few enough to hold.
+POOL = 256
+
+
+def _gives_batches(data: Any) -> bool:
+    """Whether this is an iterable of batches (a Keras PyDataset has no ``__iter__``, but a length)."""
+    if hasattr(data, "shape") or isinstance(data, (str, Mapping)):
+        return False
+    return hasattr(data, "__iter__") or (hasattr(data, "__getitem__") and hasattr(data, "__len__"))
+
+
+def _batches(data: Any) -> Iterator[Any]:
+    """Yield the batches of a ``tf.data.Dataset``, ``PyDataset``, ``DataLoader`` or plain iterable."""
+    if hasattr(data, "num_batches"):
+        yield from (data[i] for i in range(data.num_batches or len(data)))
+    elif hasattr(data, "__iter__"):
+        yield from data
+    else:
+        yield from (data[i] for i in range(len(data)))
+
+
+def _to_numpy(leaf: Any) -> Any:
+    """Return a tensor of any backend as an array."""
+    import numpy as np
+
+    return np.asarray(leaf.numpy() if hasattr(leaf, "numpy") else leaf)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Return trees of arrays of the same structure as one, the rows of each after those of the one before."""
+    import numpy as np
+
+    first = parts[0]
+    if first is None:
+        return None
+    if isinstance(first, Mapping):
+        return {key: _joined([part[key] for part in parts]) for key in first}
+    if isinstance(first, (list, tuple)):
+        return type(first)(_joined(each) for each in zip(*parts, strict=True))
+    return np.concatenate(parts)
 
 
 def leaves(tree: Any) -> list[Any]:
@@ -204,15 +296,6 @@ def check_batch(subject: Subject, batch: Any, source: str, size: int | None = No
     if size is not None and n != size:
         raise fail(f"returned {n} examples where {size} were asked for")
     return x, y, None if w is None else np.asarray(w)
-
-
-def _check_sizes(subject: Subject, key: str, least: int) -> None:
-    value = getattr(subject, key)
-    good = isinstance(value, tuple) and value and all(type(n) is int and n >= least for n in value)
-    if not good:
-        raise SubjectError(
-            f"Subject {subject.name!r}: {key}= must be a non-empty tuple of integers >= {least}; got {value!r}"
-        )
 
 
 def _kind(value: Any) -> str:

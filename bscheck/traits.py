@@ -120,7 +120,7 @@ def probe(subject: Subject, bench: Bench) -> Traits:
         stochastic=stochastic,
         stateful=tuple(layer.name for layer in layers if getattr(layer, "stateful", False)),
         recurrent=any(hasattr(layer, "cell") or hasattr(layer, "return_sequences") for layer in layers),
-        sparse_gradients=any(type(layer).__name__ == "Embedding" for layer in layers)
+        sparse_gradients=any("Embedding" in (c.__name__ for c in type(layer).__mro__) for layer in layers)
         and bench.runtime.name == "tensorflow",
         double=_double(bench, batch[0], stochastic),
         penalties=_has_penalties(bench, batch),

@@ -28,7 +28,7 @@ from bscheck.commands.releases import tell
 from bscheck.errors import BscheckError
 from bscheck.releases import uv
 from bscheck.releases.cache import default_cache, made
-from bscheck.releases.combination import Combination
+from bscheck.releases.combination import Combination, keras_requirement
 from bscheck.releases.engine import Outcome, Session, Settings, Status
 from bscheck.releases.processes import ended_by_sigterm, jobs_for
 from bscheck.results.compare import merged
@@ -47,10 +47,11 @@ _SEEN = 160
 def main() -> int:
     """Run what is missing, write the bundle, and print or place the table."""
     options, arguments = _options()
+    bundle = options.bundle.resolve()
     if options.table:
-        return _placed(read_bundle(BUNDLE), options.readme)
+        return _placed(read_bundle(bundle), options.readme)
     cache = made(options.cache)
-    combinations = planned(cache, every=options.all)
+    combinations = planned(cache, every=options.all, only=options.keras)
     jobs = jobs_for(len(combinations), options.jobs)
     settings = Settings(made(options.out), cache, jobs, options.again, ("--bscheck-timing", "off", *arguments))
     tell(f"{len(combinations)} releases, {jobs} at a time; records: {settings.out}")
@@ -61,16 +62,18 @@ def main() -> int:
     if absent and not options.partial:
         print(f"{len(absent)} releases could not be run; run the same command again to go on, or give --partial")
         return 3
-    made(BUNDLE.parent)
-    write_bundle(BUNDLE, recorded(outcomes))
-    print(f"{BUNDLE.relative_to(ROOT)}: {BUNDLE.stat().st_size / 1000:.0f} kB")
-    return _placed(read_bundle(BUNDLE), options.readme) or (3 if absent else 0)
+    made(bundle.parent)
+    write_bundle(bundle, recorded(outcomes))
+    print(f"{bundle}: {bundle.stat().st_size / 1000:.0f} kB")
+    return _placed(read_bundle(bundle), options.readme) or (3 if absent else 0)
 
 
 def _options() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where environments are kept")
     parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "standing", help="where whole records are kept")
+    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="where the slim records go")
+    parser.add_argument("--keras", action="append", metavar="V", help="only this release of Keras (repeatable)")
     parser.add_argument("--jobs", type=int, help="gates at a time (default: as memory and cores allow)")
     parser.add_argument("--all", action="store_true", help="every patch release")
     parser.add_argument("--again", action="store_true", help="run what is finished once more")
@@ -82,13 +85,14 @@ def _options() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_args(given[:at]), given[at + 1 :]
 
 
-def planned(cache: Path, *, every: bool) -> list[Combination]:
-    """Return what is recorded: Keras over its releases, then the newest over TensorFlow's."""
+def planned(cache: Path, *, every: bool, only: Sequence[str] | None = None) -> list[Combination]:
+    """Return what is recorded: Keras over its releases, then the newest over TensorFlow's; or only these of Keras."""
+    if only:
+        return [Combination(keras_requirement(f"keras=={version}")) for version in only]
     python = sys.executable
     keras = uv.versions_between("keras", "3.1.0", "3.999", python, cache)
     tensorflow = ends_of_minors(uv.versions_between(_tensorflow(), "2.16.0", "2.999", python, cache), first=False)
-    chosen = keras if every else ends_of_minors(keras)
-    across = [Combination(f"keras=={version}") for version in chosen]
+    across = [Combination(f"keras=={version}") for version in (keras if every else ends_of_minors(keras))]
     return across + [Combination(f"keras=={keras[-1]}", "tensorflow", version) for version in tensorflow]
 
 

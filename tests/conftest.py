@@ -33,6 +33,10 @@ class FakeContext:
     param: Param
     options: dict = dataclasses.field(default_factory=dict)
     environment: dict = dataclasses.field(default_factory=lambda: ENVIRONMENT)
+    facts: dict = dataclasses.field(default_factory=dict)
+    subject: object = None
+    batch_sizes: tuple = (1, 2)
+    accumulation: tuple = (2,)
 
     def relieve(self):
         pass
@@ -85,6 +89,15 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
+#: In place of what probing finds out about a team's subject.
+FAKE_TEAM = """
+import bscheck.inspection, bscheck.parametrize
+bscheck.parametrize._context = lambda subject, terms: FakeContext(Param.of(subject=subject.name), subject=subject)
+bscheck.inspection.inspect_context = lambda context, checks, settings: bscheck.inspection.Inspection(
+    context.param.get("subject"), ("31 parameters",), ("recurrent",), tuple(c.name for c in checks), {}, 4.0)
+"""
+
+
 @pytest.fixture
 def extend(project: pytest.Pytester) -> Callable[[str], None]:
     """Return a function that adds source text to the project's conftest."""
@@ -94,3 +107,11 @@ def extend(project: pytest.Pytester) -> Callable[[str], None]:
         path.write_text(path.read_text() + textwrap.dedent(source))
 
     return add
+
+
+@pytest.fixture
+def team_project(project: pytest.Pytester, extend: Callable[[str], None]) -> pytest.Pytester:
+    """Return a project without the gate, where a team's own subjects are given fake contexts."""
+    extend(FAKE_TEAM)
+    (project.path / "test_gate.py").unlink()
+    return project

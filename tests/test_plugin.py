@@ -373,13 +373,10 @@ TEAM = """
 
 
 @pytest.fixture
-def team(project: pytest.Pytester, extend: Extend) -> pytest.Pytester:
+def team(team_project: pytest.Pytester, extend: Extend) -> pytest.Pytester:
     """Return a project with a team's own subject in place of the gate."""
     extend(
         """
-        import bscheck.parametrize
-        bscheck.parametrize._context = lambda subject, session: FakeContext(Param.of(subject=subject.name))
-
         @check(family="accumulation", case=SumCase, cases=drawn)
         def own_sums_agree(context, case):
             "A team's parts add up"
@@ -390,9 +387,8 @@ def team(project: pytest.Pytester, extend: Extend) -> pytest.Pytester:
             "A team's rows agree"
         """
     )
-    (project.path / "test_gate.py").unlink()
-    project.makepyfile(test_team=TEAM)
-    return project
+    team_project.makepyfile(test_team=TEAM)
+    return team_project
 
 
 def test_team_subject_is_told_and_recorded_like_the_gate(team: pytest.Pytester) -> None:

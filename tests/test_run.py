@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from bscheck.cases import Case
 from bscheck.checks import Check, Param, run
 from bscheck.checks.run import RunSettings, derive_seed, run_check, run_pinned
 from bscheck.errors import SubjectError
+from bscheck.limits import Budget
 from bscheck.results.known_issues import KnownIssue
 from bscheck.results.verdict import NotApplicable, Reading, Verdict
 
@@ -41,6 +43,7 @@ class FakeContext:
     environment: Mapping[str, str] = field(
         default_factory=lambda: {"keras": "3.15.1", "backend": "tensorflow", "device": "cpu"}
     )
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def relieve(self) -> None:
         """Compile nothing, so there is nothing to make room for."""
@@ -366,3 +369,44 @@ def test_constants_in_the_projects_source_do_not_change_what_is_drawn(tmp_path: 
 def test_derived_seed_is_the_same_in_every_process() -> None:
     assert derive_seed(0, "parts_add_up[dense]") == 15476054159975063893
     assert derive_seed(0, "a") != derive_seed(1, "a") != derive_seed(0, "b")
+
+
+def test_drawing_ends_when_most_of_the_time_budget_is_used() -> None:
+    def slow(context: Any, case: Any) -> Reading:
+        """The parts add up."""
+        time.sleep(0.05)
+        return Reading(0.5)
+
+    result = run_check(make(slow), FakeContext(), RunSettings(max_examples=1000), Budget(1.0))
+    assert result.verdict == Verdict.PASSED
+    assert 2 < result.cases < 25
+    assert result.reason == f"drawing ended early, {result.cases} cases held: the time budget is 1 s"
+
+
+def test_a_case_that_does_not_end_is_named() -> None:
+    def hangs(context: Any, case: Any) -> Reading:
+        """The parts add up."""
+        if case.micro_batches > 3:
+            time.sleep(60)
+        return Reading(0.5)
+
+    result = run_check(make(hangs), FakeContext(), RunSettings(max_examples=1000), Budget(0.5))
+    assert result.verdict == Verdict.FAILED
+    assert result.failure is not None
+    assert "it did not end within its time budget of 0.5 s (time_budget=), after" in result.failure.reading.seen
+    assert "micro_batches=" in result.failure.situation
+    assert result.seconds < 10
+
+
+def test_a_violation_seen_before_the_budget_ran_out_stands() -> None:
+    def broken(context: Any, case: Any) -> Reading:
+        """The parts add up."""
+        if case.micro_batches > 3:
+            time.sleep(0.2)
+            return Reading(3.0, seen="off by 1")
+        return Reading(0.5)
+
+    result = run_check(make(broken), FakeContext(), RunSettings(max_examples=1000), Budget(2.0))
+    assert result.verdict == Verdict.FAILED
+    assert result.failure is not None
+    assert result.failure.reading.seen == "off by 1"

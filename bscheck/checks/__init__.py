@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bscheck.cases import Case, SubjectCase
 from bscheck.errors import BscheckError, unknown
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-    from bscheck.cases import Case
     from bscheck.checks.context import Context
     from bscheck.results.verdict import Reading
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 FAMILIES = {
     "accumulation": (
         "bscheck.checks.gradients",
+        "bscheck.checks.accumulators",
         "bscheck.checks.updates",
         "bscheck.checks.training_updates",
         "bscheck.checks.loss_scaling",
@@ -51,9 +53,13 @@ FAMILIES = {
         "bscheck.checks.variance",
         "bscheck.checks.trajectory",
         "bscheck.checks.expected_loss",
+        "bscheck.checks.stability",
+        "bscheck.checks.equal_updates",
         "bscheck.checks.learning",
+        "bscheck.checks.edges",
     ),
-    "timing": ("bscheck.checks.timing",),
+    "timing": ("bscheck.checks.timing", "bscheck.checks.cliffs", "bscheck.checks.sweep"),
+    "memory": ("bscheck.checks.endurance", "bscheck.checks.peak_memory"),
 }
 CLAIMS = tuple(f"C{n}" for n in range(1, 15))
 PROFILES = ("quick", "default", "thorough")
@@ -166,11 +172,28 @@ def subjects_of_the_gate() -> list[Param]:
     return [Param.of(subject=name) for name in REFERENCE_SUBJECTS]
 
 
+def promised_cases(case: type[Case]) -> Callable[[Context], SearchStrategy[Any]]:
+    """Return the strategy of a check that names none: a seed, and sizes among those that the subject promises."""
+
+    def cases(context: Context) -> SearchStrategy[Any]:
+        from hypothesis import strategies as st
+
+        from bscheck.cases import seeds
+
+        fields = {"seed": seeds()}
+        for name, promised in (("batch_size", "batch_sizes"), ("micro_batches", "accumulation")):
+            if name in case.__dataclass_fields__:
+                fields[name] = st.sampled_from(getattr(context, promised))
+        return st.builds(case, **fields)
+
+    return cases
+
+
 def check(
     *,
     family: str,
-    case: type[Case],
-    cases: Callable[[Context], SearchStrategy[Any]],
+    case: type[Case] = SubjectCase,
+    cases: Callable[[Context], SearchStrategy[Any]] | None = None,
     claims: Iterable[str] = (),
     params: Callable[[], Sequence[Param]] = subjects_of_the_gate,
     corners: Callable[[Context], Sequence[Case]] = _no_corners,
@@ -191,7 +214,18 @@ def check(
     Raises
     ------
     BscheckError
-        When the name is taken, the docstring is missing, or a claim does not exist.
+        When the name is taken, the docstring is missing, a claim does not exist, or an argument is of another kind.
+
+    Examples
+    --------
+    A team's own promise, in its conftest.py; ``case.batch_size`` is among the sizes that the subject promises:
+
+    >>> @bscheck.check(family="churn")  # doctest: +SKIP
+    ... def probabilities_sum_to_one(context, case):
+    ...     "The predicted probabilities of an example sum to one, whatever the batch size."
+    ...     x, y, weights = context.subject.draw(case.seed, case.batch_size)
+    ...     off = abs(context.subject.build().predict(x, verbose=0).sum(axis=1) - 1).max()
+    ...     return bscheck.Reading(off / 1e-5, seen=f"a sum is off by {off:.2g}", allowed="1e-5")
     """
     claims = tuple(claims)
     for claim in claims:
@@ -206,13 +240,33 @@ def check(
         if name in _REGISTRY and _REGISTRY[name].function.__module__ != function.__module__:
             where = _REGISTRY[name].function.__module__
             raise BscheckError(f"check {name!r} is registered already, by {where}; choose another name")
+        functions = {"cases": cases, "params": params, "corners": corners, "applies": applies}
+        _check_arguments(family, case, examples, functions)
+        if len(inspect.signature(function).parameters) != 2:
+            raise BscheckError(f"check {name!r}: it must take (context, case) and return a Reading")
         _REGISTRY[name] = Check(
-            name, promise, family, claims, function, case, cases, params, corners, applies, examples,
-            catches, formula, source, example, per_subject, exception, excepts,
+            name, promise, family, claims, function, case, cases or promised_cases(case), params, corners, applies,
+            examples, catches, formula, source, example, per_subject, exception, excepts,
         )  # fmt: skip
         return function
 
     return register
+
+
+def _check_arguments(family: Any, case: Any, examples: Any, functions: Mapping[str, Any]) -> None:
+    """Raise for an argument of `check` that is of another kind than it must be."""
+    if not isinstance(family, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_ ]*", family):
+        raise BscheckError(
+            f"check: family= must be a letter followed by letters, digits, '_' or spaces; got {family!r}"
+        )
+    if not (isinstance(case, type) and issubclass(case, Case)):
+        raise BscheckError(f"check: case= must be a frozen dataclass derived from bscheck.Case; got {case!r}")
+    counts = isinstance(examples, tuple) and len(examples) == len(PROFILES)
+    if not (counts and all(type(count) is int and count >= 0 for count in examples)):
+        raise BscheckError(f"check: examples= must be a tuple of three integers >= 0 {PROFILES}; got {examples!r}")
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise BscheckError(f"check: {name}= must be a function; got {function!r}")
 
 
 def all_checks() -> Mapping[str, Check]:

@@ -17,6 +17,7 @@ from bscheck.results.verdict import NotApplicable
 from bscheck.runtime import Runtime, current
 from bscheck.runtime.bench import Array, Bench
 from bscheck.runtime.environment import describe
+from bscheck.runtime.inference import refusals
 from bscheck.subject import Subject, map_leaves
 from bscheck.traits import Traits, probe
 
@@ -71,6 +72,11 @@ def _traits(key: SubjectKey) -> Traits:
         return probe(key.subject, _bench(key, "float32"))
 
 
+@cached_in_process
+def _sources(key: SubjectKey) -> Mapping[str, str]:
+    return refusals(_bench(key, "float32"))
+
+
 @functools.cache
 def reference_subject(name: str) -> Subject:
     """Return the reference subject of this name, the same one at every call."""
@@ -93,21 +99,61 @@ class Context:
         A team's own subject; None where the parameter names a reference subject or none at all.
     options : mapping
         Run options that a check may ask for: ``timing`` (``off``, ``report`` or ``gate``).
+    promises : mapping
+        What pyproject.toml promises of subjects that say nothing else, see `bscheck.promises`.
     """
 
     param: Param
     given: Subject | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    promises: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def for_subject(cls, subject: Subject, param: Param, options: Mapping[str, str] | None = None) -> Context:
+    def for_subject(
+        cls,
+        subject: Subject,
+        param: Param,
+        options: Mapping[str, str] | None = None,
+        promises: Mapping[str, Any] | None = None,
+    ) -> Context:
         """Return the context of a team's own subject."""
-        return cls(param, subject, options or {})
+        return cls(param, subject, options or {}, promises or {})
 
     @property
     def subject(self) -> Subject:
         """The subject under test."""
         return self.given if self.given is not None else reference_subject(self.param.get("subject"))
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The promised batch sizes, smallest first."""
+        return tuple(sorted(set(self.subject.promised("batch_sizes", self.promises))))
+
+    @property
+    def accumulation(self) -> tuple[int, ...]:
+        """The promised numbers of micro-batches, smallest first."""
+        return tuple(sorted(set(self.subject.promised("accumulation", self.promises))))
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What a known issue's condition may ask of a team's own subject, beside its name and the case."""
+        if self.given is None:
+            return {}
+        from bscheck.checks.training_updates import own_optimizer
+
+        try:
+            return {"optimizer": type(own_optimizer(self.given)).__name__.lower()}
+        except (BscheckError, NotApplicable):
+            return {}
+
+    def sources(self) -> tuple[str, ...]:
+        """Return the ways in which the subject's model can be given examples."""
+        return tuple(source for source, refusal in _sources(SubjectKey(self.subject)).items() if not refusal)
+
+    @property
+    def refused_sources(self) -> Mapping[str, str]:
+        """The ways of Keras's in which the subject's model, by loops of its own, cannot be given examples, and why."""
+        return {source: refusal for source, refusal in _sources(SubjectKey(self.subject)).items() if refusal}
 
     @property
     def runtime(self) -> Runtime:
@@ -171,12 +217,18 @@ def draw_micro_batches(context: Context, case: GradientCase) -> list[Batch]:
     total = sum(case.sizes)
     x, y, own = context.subject.draw(case.seed, total)
     w = draw_sample_weights(case.seed, total, case.weights)
-    if own is not None:
-        w = own if w is None else own * w
+    w = weighed(own, w)
     if case.outlier:
         x = map_leaves(lambda a: _with_outlier(np.asarray(a)), x)
     edges = np.concatenate([[0], np.cumsum(case.sizes)])
     return [(_cut(x, a, b), _cut(y, a, b), None if w is None else w[a:b]) for a, b in itertools.pairwise(edges)]
+
+
+def weighed(own: Array | None, w: Array | None) -> Array | None:
+    """Return the product of a subject's own sample weights (of examples, or of their steps) and a case's."""
+    if own is None or w is None:
+        return w if own is None else own
+    return own * w.reshape(-1, *(1,) * (own.ndim - 1))
 
 
 def _with_outlier(a: Array) -> Array:

@@ -66,7 +66,15 @@ def weighted_mean_of(formula: Formula, part: Truth, output: int, y: Array, targe
 
 def losses_of(context: Context) -> list[Formula | None]:
     """Return the formula of each output's loss, None where there is none."""
+    if weighs_steps(context):
+        return [None for _ in leaves(context.subject.loss)]
     return [of_loss(loss) for loss in leaves(context.subject.loss)]
+
+
+def weighs_steps(context: Context) -> bool:
+    """Whether the subject's sample weights are those of an example's steps: formulas are of whole examples."""
+    own = context.subject.draw(0, 1)[2]
+    return own is not None and own.ndim > 1
 
 
 def output_losses(context: Context, part: Truth) -> list[Expected] | None:
@@ -100,7 +108,9 @@ def metric_values(context: Context, part: Truth) -> dict[str, Expected]:
     """Return what each metric that has a formula must be, by the name that Keras reports it under."""
     names = list(getattr(context.bench("float64").model, "output_names", ()))
     ys, targets = leaves(part.y), leaves(part.targets)
-    found = {}
+    found: dict[str, Expected] = {}
+    if weighs_steps(context):
+        return found
     for t, metric in _metrics(context.subject.metrics, len(part.rows)):
         formula = of_metric(metric, ys[t], part.rows[t])
         if formula is None:
@@ -182,18 +192,20 @@ def _value_reading(name: str, value: float, expected: Expected, what: str) -> Re
         seen=f"{what} gives {name} = {value:.7g}; over the examples it is {expected.value:.7g}",
         allowed=f"off by {expected.bound:.1g}",
         cause=f"held against {expected.source}" if share > 1 else "",
+        figures={"seen": value, "expected": expected.value} if share > 1 else {},
     )
 
 
 def ready_trainer(context: Context, case: InferenceCase, weights: Array) -> Trainer:
     """Return the compiled model of the case with its weights, after the earlier call."""
     bench = context.bench(case.dtype)
-    model = trainer(bench, case.mode, case.steps_per_execution)
+    told = case.batch_size if case.source == "dataset_unknown" and not case.tail else 0
+    model = trainer(bench, case.mode, case.steps_per_execution, told)
     model.set_weights(weights)
     if case.earlier != "nothing":
-        batch = bench.cast(context.subject.draw(case.seed + 1, 3))
+        batch = bench.cast(context.subject.draw(case.seed + 1, told or 3))
         if case.earlier in ("evaluate", "fit"):
-            getattr(model, case.earlier)(batch, 2, "arrays")
+            getattr(model, case.earlier)(batch, told or 2, case.source if told else "arrays")
         else:
             model.on_batch(case.earlier, batch)
         model.set_weights(weights)

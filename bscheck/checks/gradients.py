@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,15 +97,41 @@ def any_sizes(context: Context) -> Any:
     """Return the strategy for a ragged split, few shapes where each one is compiled."""
     from hypothesis import strategies as st
 
+    if context.given is not None:
+        return promised_sizes(context, ragged=True)
     if context.runtime.compiles_per_shape:
         return st.sampled_from(FEW_SHAPES)
     return micro_batch_sizes()
+
+
+def promised_sizes(context: Context, *, ragged: bool) -> Any:
+    """Return the strategy for windows that a team promises: k micro-batches of one size, the last maybe smaller."""
+    from hypothesis import strategies as st
+
+    if context.runtime.compiles_per_shape:  # splits that the corners have compiled
+        return st.sampled_from([s for s in promised_splits(context) if ragged or len(set(s)) == 1])
+
+    def split(size: int, k: int, missing: int) -> tuple[int, ...]:
+        return (*(size,) * (k - 1), max(1, size - missing) if ragged else size)
+
+    sizes, counts = st.sampled_from(context.batch_sizes), st.sampled_from(context.accumulation)
+    return st.builds(split, sizes, counts, st.integers(0, max(context.batch_sizes) - 1))
+
+
+def promised_splits(context: Context) -> list[tuple[int, ...]]:
+    """Return windows in which every promised batch size and number of micro-batches occurs, smallest first."""
+    sizes, counts = context.batch_sizes, context.accumulation
+    usual = sizes[min(1, len(sizes) - 1)]
+    splits = [(size,) * counts[0] for size in sizes] + [(usual,) * k for k in counts[1:]]
+    return [*splits, (*(usual,) * (counts[0] - 1), max(1, usual // 2))]
 
 
 def equal_sizes(context: Context) -> Any:
     """Return the strategy for k micro-batches of one size, k among those the subject promises."""
     from hypothesis import strategies as st
 
+    if context.given is not None:
+        return promised_sizes(context, ragged=False)
     counts: list[int] = [k for k in context.subject.accumulation if k <= CAPACITY] or [2]
     if context.runtime.compiles_per_shape:
         few: list[tuple[int, ...]] = [s for s in FEW_SHAPES if len(set(s)) == 1 and len(s) in counts]
@@ -119,7 +145,8 @@ def gradient_cases(context: Context, sizes: Any, dtypes: Sequence[str], paths: S
     from hypothesis import strategies as st
 
     # A batch without weights is another program: where each one is compiled, those are left to the corners.
-    weights = ["unequal", "zeros"] if context.runtime.compiles_per_shape else ["none", "none", "unequal", "zeros"]
+    dear = context.runtime.compiles_per_shape or (context.given is not None and "step" not in paths)
+    weights = ["unequal", "zeros"] if dear else ["none", "none", "unequal", "zeros"]
     return st.builds(
         GradientCase,
         sizes=sizes,
@@ -163,6 +190,8 @@ def ragged_window_cases(context: Context) -> Any:
 def simple_corners(context: Context) -> Sequence[Case]:
     """Return the smallest split and one with everything that weak inputs hide."""
     mode = context.runtime.modes[0]
+    if context.given is not None:
+        return promised_windows(context, "loop")
     return (
         GradientCase(sizes=(1, 1), mode=mode),
         GradientCase(sizes=(2, 1), mode=mode, weights="unequal", outlier=True, seed=1),
@@ -174,9 +203,11 @@ def window_corners(context: Context) -> Sequence[Case]:
     """Return the smallest window, then one for each path and for each precision."""
     mode = context.runtime.modes[0]
     if context.subject.step is not None:
-        paths = [GradientCase(sizes=(1, 1), path="step", mode=mode),
-                 GradientCase(sizes=(2, 1), path="step", mode=mode, seed=1)]  # fmt: skip
-        return tuple(paths)
+        return promised_windows(context, "step")
+    if context.given is not None:
+        equal = promised_windows(context, "loop", ragged=False)
+        paths = [path for path in ("train_on_batch", "fit") if path != "fit" or "arrays" in context.sources()]
+        return (*equal, *(replace(equal[0], path=path, seed=9) for path in paths))
     few = context.runtime.compiles_per_shape
     three = (1, 1, 1) if few else (2, 2, 2)
     corners: list[Case] = [
@@ -192,6 +223,16 @@ def window_corners(context: Context) -> Sequence[Case]:
     for dtype in mixed.get(context.param.get("subject"), ()):
         corners.append(GradientCase(sizes=(2, 2), mode=mode, dtype=dtype, seed=5))
     return tuple(corners)
+
+
+def promised_windows(context: Context, path: str, *, ragged: bool = True) -> tuple[GradientCase, ...]:
+    """Return a case for each of `promised_splits`, the first without sample weights, some with an outlier."""
+    splits = [s for s in promised_splits(context) if ragged or len(set(s)) == 1]
+    plain = GradientCase(mode=context.runtime.modes[0], path=path)
+    return tuple(
+        replace(plain, sizes=sizes, weights=("unequal", "zeros")[i % 2] if i else "none", outlier=i % 3 == 1, seed=i)
+        for i, sizes in enumerate(splits)
+    )
 
 
 def in_words(bench: Bench, deviation: Deviation, cause: str = "") -> Reading:
@@ -374,13 +415,22 @@ def uses_own_step(context: Context) -> str | None:
 
 def ragged_only(context: Context) -> Any:
     """Draw windows whose micro-batches have different sizes."""
+    if context.given is not None and not _ragged_splits(context):
+        return gradient_cases(context, any_sizes(context).map(lambda s: (2, 1)), ["float32"], ["loop"])
     sizes = any_sizes(context).filter(lambda s: len(set(s)) > 1)
     return gradient_cases(context, sizes, ["float32"], ["loop"])
+
+
+def _ragged_splits(context: Context) -> list[tuple[int, ...]]:
+    return [sizes for sizes in promised_splits(context) if len(set(sizes)) > 1]
 
 
 def ragged_corners(context: Context) -> Sequence[Case]:
     """Return the smallest ragged window, by loop and by ``train_on_batch``."""
     mode = context.runtime.modes[0]
+    if context.given is not None:
+        splits = _ragged_splits(context) or [(2, 1)]
+        return tuple(GradientCase(sizes=sizes, mode=mode, weights="unequal", seed=i) for i, sizes in enumerate(splits))
     three = (1, 2, 1) if context.runtime.compiles_per_shape else (1, 2, 3)
     weights = "unequal" if context.runtime.compiles_per_shape else "none"
     return (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bscheck.cases import InferenceCase
-from bscheck.checks import check
+from bscheck.checks import Param, check, subjects_of_the_gate
 from bscheck.checks.context import Context, draw_sample_weights, first_reason, require
 from bscheck.checks.expected import (
     Expected,
@@ -20,14 +20,18 @@ from bscheck.checks.expected import (
     ready_trainer,
     total_loss,
 )
-from bscheck.checks.independence import in_full, inference_cases
+from bscheck.checks.independence import IN_FULL, in_full, inference_cases
 from bscheck.checks.truth import Truth, forward, truth
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array, Bench
+from bscheck.runtime.inference import sources
 from bscheck.subject import take
 
 #: Calls that can come before, on other examples.
 EARLIER = InferenceCase.CHOICES["earlier"]
+
+#: What Keras calls the results on held-out examples.
+VALIDATION = "val_"
 
 
 def unsteady(context: Context) -> str | None:
@@ -79,7 +83,12 @@ def history_corners(context: Context) -> Sequence[InferenceCase]:
     if context.runtime.compiles_per_shape or not in_full(context):
         return tuple(corners)
     corners += [replace(ragged, path="fit", earlier=name, seed=1) for name in EARLIER[1:]]
-    corners += [replace(ragged, path="fit", batch_size=16)]
+    corners += [replace(ragged, path="fit", batch_size=16), replace(ragged, path="fit", batch_size=64, tail=36)]
+    corners += [
+        replace(plain, path="fit", batches=3, batch_size=2, source=s, weights="unequal")
+        for s in sources()
+        if "unknown" in s
+    ]
     corners += [replace(ragged, path=path, mode="eager") for path in ("train_on_batch", "test_on_batch")]
     return tuple(corners)
 
@@ -122,6 +131,86 @@ def history_reading(context: Context, case: InferenceCase) -> Reading:
         report = model.on_batch(case.path, (piece.x, piece.y, piece.w))
         what = f"{case.path}, batch {j + 1} of {len(case.edges)},"
         readings.append(compare_values(report, _reported(context, piece, report), what))
+    return worst(readings)
+
+
+# Epochs and held-out examples ---------------------------------------------------------------------------
+
+#: Epochs of a training: what the first two leave behind, the third shows.
+EPOCHS = 3
+
+
+def unsteady_epochs(context: Context) -> str | None:
+    """Return why what several epochs report cannot be foretold."""
+    return unsteady(context) or first_reason(
+        (bool(context.traits.batch_statistics), "batch statistics move from epoch to epoch")
+    )
+
+
+def epoch_params() -> list[Param]:
+    """Return the reference subjects that go through Keras's loops in every situation."""
+    return [p for p in subjects_of_the_gate() if p.get("subject") in IN_FULL]
+
+
+def _held_out_sources() -> list[str]:
+    """Return the ways to give held-out examples that serve for more than one epoch."""
+    return [source for source in sources() if source not in ("generator", "dataset_unknown")]
+
+
+def epoch_corners(context: Context) -> Sequence[InferenceCase]:
+    """Return ragged batches, with weights and without, from each source that can be begun anew."""
+    plain = InferenceCase(mode=context.runtime.modes[0], path="fit", tail=1, weights="unequal")
+    if context.runtime.compiles_per_shape:
+        return (plain,)
+    return [replace(plain, source=source, seed=i) for i, source in enumerate(_held_out_sources())]
+
+
+def epoch_cases(context: Context) -> Any:
+    """Draw sizes, weights and sources."""
+    from hypothesis import strategies as st
+
+    return inference_cases(
+        context,
+        path=st.just("fit"),
+        weights=st.sampled_from(["unequal", "zeros"]),
+        source=st.sampled_from(_held_out_sources()),
+        mode=st.just(context.runtime.modes[0]),
+        steps_per_execution=st.just(1),
+    )
+
+
+@check(
+    family="independence",
+    claims=("C8", "C14"),
+    case=InferenceCase,
+    params=epoch_params,
+    cases=epoch_cases,
+    corners=epoch_corners,
+    applies=unsteady_epochs,
+    examples=(0, 1, 200),
+    catches="an epoch that counts what the epoch before or its validation left in the metrics, validation that loses "
+    "examples, targets or weights, or that takes the batch size of the training",
+    formula="as for evaluation, for each epoch: its own entries over the examples trained on, those with val_ over the "
+    "ones held out; learning rate 0",
+    source="keras.io/api/models/model_training_apis: validation_data, 'data on which to evaluate the loss and any "
+    "model metrics at the end of each epoch'; History.history, 'values at successive epochs'",
+    example="epoch 2, held-out examples, gives loss = 1.31; over the examples it is 1.27",
+)
+def every_epoch_reports_its_own_and_the_held_out_examples(context: Context, case: InferenceCase) -> Reading:
+    """Every epoch's history is that of its examples, and of the held-out ones, whatever came before."""
+    n = case.examples
+    both = replace(case, batches=2 * case.batches, tail=2 * case.tail)
+    part = truth(context, both, sample_weight=draw_sample_weights(case.seed, both.examples, case.weights))
+    model = ready_trainer(context, case, part.weights)
+    trained, held = _slice(part, 0, n, False), _slice(part, n, 2 * n, False)
+    first, second = ((piece.x, piece.y, piece.w) for piece in (trained, held))
+    readings = []
+    reports = model.fit_and_validate(first, second, case.batch_size, case.source, EPOCHS)
+    for epoch, report in enumerate(reports, start=1):
+        own = {name: value for name, value in report.items() if not name.startswith(VALIDATION)}
+        of_held = {name.removeprefix(VALIDATION): v for name, v in report.items() if name.startswith(VALIDATION)}
+        for piece, seen, what in ((trained, own, "examples"), (held, of_held, "held-out examples")):
+            readings.append(compare_values(seen, _reported(context, piece, own), f"epoch {epoch}, {what},"))
     return worst(readings)
 
 

@@ -14,7 +14,7 @@ from bscheck.checks.context import Context, cached_in_process, require
 from bscheck.checks.truth import compare_rows, forward, no_twin, trainer, truth
 from bscheck.results.verdict import Reading
 from bscheck.runtime.bench import Array, Bench
-from bscheck.runtime.inference import Lengthened, forward_function, lengthened, sources
+from bscheck.runtime.inference import Lengthened, forward_function, lengthened
 from bscheck.subject import leaves, map_leaves, take
 from bscheck.tolerance import rms
 
@@ -31,6 +31,9 @@ def in_full(context: Context) -> bool:
     return context.given is not None or context.param.get("subject") in IN_FULL
 
 
+#: Larger batches and their tails; among the numbers of examples are multiples of 3, 4, 5, 7, 10 and 11.
+LARGER_TAILS = {7: 5, 33: 17, 64: 36, 100: 5, 129: 3}
+
 # Batches -----------------------------------------------------------------------------------------------
 
 
@@ -38,6 +41,8 @@ def batch_shapes(context: Context, most: int = MOST_EXAMPLES) -> Any:
     """Return the strategy for ``(batch_size, batches, tail)`` with 1 to `most` examples."""
     from hypothesis import strategies as st
 
+    if context.given is not None:
+        return promised_shapes(context, most)
     if context.runtime.compiles_per_shape:
         return st.sampled_from([(1, 2, 0), (2, 1, 0), (2, 1, 1), (2, 2, 1), (3, 1, 2), (3, 2, 1), (3, 0, 2)])
     sizes = sorted({1, 2, 3, 4, 5, 7, 8} | {b for b in context.subject.batch_sizes if b <= most})
@@ -47,6 +52,37 @@ def batch_shapes(context: Context, most: int = MOST_EXAMPLES) -> Any:
         return st.tuples(st.just(size), st.integers(0, max(1, min(5, most // size - 1))), tails)
 
     return st.sampled_from(sizes).flatmap(shapes).map(_not_empty)
+
+
+def promised_shapes(context: Context, most: int) -> Any:
+    """Return the strategy for batches of a team's own sizes: a few of them, and a tail of any size."""
+    from hypothesis import strategies as st
+
+    if context.runtime.compiles_per_shape:  # shapes that the corners have compiled
+        return st.sampled_from([(size, n, min(1, size - 1)) for size in context.batch_sizes for n in (1, 2)])
+    return st.sampled_from(context.batch_sizes).flatmap(
+        lambda size: st.tuples(
+            st.just(size), st.integers(1, max(1, min(5, most // size - 1))), st.integers(0, min(size - 1, most))
+        )
+    )
+
+
+def promised_corners(context: Context, plain: InferenceCase) -> list[InferenceCase]:
+    """Return each of a team's own batch sizes with a tail, and what else its batches meet, smallest first."""
+    sizes = context.batch_sizes
+    least, next_one = sizes[0], sizes[min(1, len(sizes) - 1)]
+    corners = [replace(plain, batch_size=least), replace(plain, batch_size=least, batches=3)]
+    corners += [replace(plain, batch_size=size, tail=min(1, size - 1)) for size in sizes]
+    if context.runtime.compiles_per_shape:
+        return corners
+    usual = replace(plain, batch_size=next_one, seed=1)
+    if next_one > 1:  # fewer examples than one batch takes
+        corners += [replace(usual, batches=0, tail=next_one - 1)]
+    if context.runtime.joins_steps:
+        # Three steps in one call for five batches, and more steps than there are batches.
+        corners += [replace(usual, batches=4, tail=min(1, next_one - 1), steps_per_execution=3)]
+        corners += [replace(usual, steps_per_execution=3)]
+    return [*corners, replace(usual, tail=min(1, next_one - 1), mode="eager")]
 
 
 def _not_empty(shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -85,7 +121,7 @@ def prediction_cases(context: Context) -> Any:
     """Draw batch sizes, tails and sources for ``predict``."""
     from hypothesis import strategies as st
 
-    given = ["on_batch", "on_batch", "on_batch", *sources()]
+    given = ["on_batch", "on_batch", "on_batch", *context.sources()]
     return inference_cases(context, source=st.sampled_from(given))
 
 
@@ -94,6 +130,8 @@ def batch_corners(context: Context) -> list[InferenceCase]:
     mode = context.runtime.modes[0]
     # Two seeds serve them all: the truth of a seed is computed once.
     plain = InferenceCase(mode=mode, batch_size=1)
+    if context.given is not None:
+        return promised_corners(context, plain)
     corners = [
         plain,
         replace(plain, batches=3),
@@ -113,6 +151,10 @@ def batch_corners(context: Context) -> list[InferenceCase]:
         corners += [replace(plain, batch_size=2, batches=4, tail=1, steps_per_execution=3, seed=1)]
         corners += [replace(plain, batch_size=2, steps_per_execution=3, seed=1)]
     corners += [replace(plain, batch_size=2, tail=1, mode="eager", seed=1)]
+    if context.param.get("subject") == "dense":
+        # The truth of the most examples serves for all but the last, which has many batches.
+        corners += [replace(plain, batch_size=b, tail=tail, seed=2) for b, tail in LARGER_TAILS.items()]
+        corners += [replace(plain, batch_size=5, batches=16, tail=4, seed=2)]
     if context.param.get("subject") == "dense" and "jit" in context.runtime.modes:
         corners += [replace(plain, batch_size=2, tail=1, mode="jit", seed=1)]
     return [*corners, *_in_precisions(context, corners[3])]
@@ -128,7 +170,7 @@ def prediction_corners(context: Context) -> Sequence[InferenceCase]:
     """Return the smallest batches, the subject's own batch sizes, and each source of data once."""
     corners = batch_corners(context)
     ragged = InferenceCase(mode=context.runtime.modes[0], tail=1)
-    given = sources()[1:] if in_full(context) else sources()[1:2]
+    given = context.sources()[1:] if in_full(context) else context.sources()[1:2]
     return (*corners, *(replace(ragged, source=source) for source in given))
 
 

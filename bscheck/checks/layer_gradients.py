@@ -45,6 +45,10 @@ def gradient_cases(context: Context) -> Any:
     return st.builds(LayerGradientCase, option=st.sampled_from(names), sizes=sizes, seed=seeds())
 
 
+#: Two micro-batches each of a size of `LARGER_BATCHES`, or that make one.
+LARGER_CUTS = ((7, 26), (64, 36))
+
+
 def gradient_corners(context: Context) -> Sequence[LayerGradientCase]:
     """Return one and three examples, for each main construction, and for the first one two and one.
 
@@ -53,6 +57,7 @@ def gradient_corners(context: Context) -> Sequence[LayerGradientCase]:
     """
     names = core_options(context, differentiable, most=2)
     sizes = [(name, (1, 3)) for name in names] + [(name, (2, 1)) for name in names[:1]]
+    sizes += [(name, cut) for name in names[:1] for cut in LARGER_CUTS]
     return tuple(LayerGradientCase(option=name, sizes=cut) for name, cut in sizes[: 1 if few_shapes() else None])
 
 
@@ -118,8 +123,9 @@ def _projections(bench: LayerBench, case: LayerGradientCase, n: int) -> list[Arr
 
 def _gradient(bench: LayerBench, seed: int, start: int, stop: int, projections: Any, training: bool) -> Gradients:
     rig = bench.rig(bench.exact)
-    rows = slice(start, stop)
-    found = rig.gradient(take(bench.arguments(seed), rows), [p[rows] for p in projections], training)
+    # Larger batches repeat the examples.
+    arguments = take(bench.arguments(seed), [i % ROWS for i in range(start, stop)])
+    found = rig.gradient(arguments, [p[start:stop] for p in projections], training)
     if training:
         rig.restore()
     return found

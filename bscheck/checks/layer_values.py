@@ -14,7 +14,7 @@ from bscheck.checks.context import Context, cached_in_process, random, require
 from bscheck.oracles.layers import Call, Outcome, Weights, outcome
 from bscheck.oracles.layers.tracked import Array, Tracked
 from bscheck.results.verdict import Reading, worst
-from bscheck.runtime.bench import precision, seeded
+from bscheck.runtime.bench import precision, seeded_initializers
 from bscheck.runtime.layer_call import LayerCall
 from bscheck.surface.constructions import (
     Construction,
@@ -93,7 +93,7 @@ def layer_corners(context: Context) -> Sequence[Case]:
             found.append(LayerValueCase(gradient=made.gradients and (number == 0 or not few), **common))
     found.append(LayerValueCase(examples=3, dtype="float32", scale="large", seed=7))
     if not few and any(made.training == (False, True) and not made.examples for made in made_all):
-        found += [LayerValueCase(examples=n, training=True, seed=10) for n in (1, 2, 5)]
+        found += [LayerValueCase(examples=n, training=True, seed=10) for n in (1, 2, 5, 33)]
     if not few:
         found += [LayerValueCase(examples=2, scale="small", training=True, seed=8), LayerValueCase(seed=9)]
     return found
@@ -112,7 +112,7 @@ class Made:
 @cached_in_process
 def _made(layer: str, number: int, dtype: str) -> Made:
     construction = constructions(layer)[number]
-    with precision(dtype), seeded(0):
+    with precision(dtype), seeded_initializers():
         made = build(construction.spec)
         build_for(made, construction)
     calls = {mode: LayerCall(made, dtype, _caller(made, construction, mode)) for mode in (False, True)}
@@ -164,11 +164,14 @@ def _mask(pattern: str, shape: Sequence[int], rng: np.random.Generator) -> Array
     """Return a mask over the steps of (examples, …, steps); every row keeps one, but for ``all`` in the first."""
     *rows, steps = shape
     first, length = rng.integers(0, steps, (*rows, 1)), rng.integers(1, steps + 1, (*rows, 1))
+    # The last row keeps but one step.
+    first[-1], length[-1] = steps - 1, 1
     at = np.arange(steps)
     if pattern == "leading":
         mask = at >= first
     elif pattern == "between":
         mask = (rng.uniform(size=shape) < 0.5) | (at == first)
+        mask[-1] = (at == first)[-1]
     else:
         mask = at < length
     if pattern == "all":

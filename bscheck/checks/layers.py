@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import LayerCase, seeds
+from bscheck.cases import LARGER_BATCHES, LayerCase, seeds
 from bscheck.checks import check
 from bscheck.checks.context import Context, require
 from bscheck.checks.layer_bench import (
@@ -53,18 +53,20 @@ def mixed_batch(bench: LayerBench, case: LayerCase) -> tuple[list[int], list[int
     """Return examples that must come out as they do alone, their places in the batch, and the batch."""
     n = case.examples
     rng = np.random.default_rng((case.seed, 8))
-    batch = take(bench.arguments(case.seed), slice(0, n))
+    # Larger batches repeat the examples, which must all come out alike.
+    rows = [i % ROWS for i in range(n)]
+    batch = take(bench.arguments(case.seed), rows)
     if case.change == "none":
-        return list(range(n)), list(range(n)), batch
+        return rows, list(range(n)), batch
     if case.change == "permuted":
         order = np.roll(np.arange(n), int(rng.integers(1, max(n, 2))))
-        return [int(i) for i in order], list(range(n)), take(batch, order)
+        return [rows[i] for i in order], list(range(n)), take(batch, order)
     k = int(rng.integers(n))
     other = take(bench.arguments(case.seed + 1), slice(k, k + 1))
     if case.change == "huge":
         other = mapped(other, lambda a: a * 1000 if a.dtype.kind == "f" else a)
     kept = [i for i in range(n) if i != k]
-    return kept, kept, joined(joined(take(batch, slice(0, k)), other), take(batch, slice(k + 1, n)))
+    return [rows[i] for i in kept], kept, joined(joined(take(batch, slice(0, k)), other), take(batch, slice(k + 1, n)))
 
 
 # Inference ---------------------------------------------------------------------------------------------
@@ -75,7 +77,9 @@ def row_corners(context: Context) -> Sequence[LayerCase]:
     pairs = [(3, "permuted")] if few_shapes() else [(2, "huge"), (3, "permuted"), (4, "changed")]
     # Dropout does nothing at inference: its constructions are for training.
     names = all_options(context, lambda c: c.name != "dropout")
-    return tuple(LayerCase(option=name, examples=n, change=change) for name in names for n, change in pairs)
+    small = [LayerCase(option=name, examples=n, change=change) for name in names for n, change in pairs]
+    first = [] if few_shapes() else core_options(context, lambda c: c.name != "dropout", most=1)
+    return (*small, *(LayerCase(option=name, examples=n, dtype="float32") for name in first for n in LARGER_BATCHES))
 
 
 @check(
@@ -147,7 +151,7 @@ def layer_examples_do_not_mix_in_training(context: Context, case: LayerCase) -> 
     """A layer's training output for an example does not change when another example of the batch does."""
     bench = bench_of(context, case)
     rig = bench.rig(bench.exact)
-    kept, _, batch = mixed_batch(bench, case)
+    _, kept, batch = mixed_batch(bench, case)
     rig.restore()  # inference moves the seeds of some layers on
     before = [o[kept] for o in rig.call(take(bench.arguments(case.seed), slice(0, case.examples)), training=True)]
     rig.restore()

@@ -445,7 +445,8 @@ def _overwritten(seen: Array, expected: Array, j: int) -> Reading:
     i = int(wrong[0])
     place = variable_index("amax", (i,))
     text = f"after micro-batch {j + 1}, {place} is {seen[i]:.6g}, not {expected[i]:.6g}"
-    return Reading(np.inf, place, text, "equality", f"a factor of {seen[i] / expected[i]:.3g}")
+    figures = {"seen": float(seen[i]), "expected": float(expected[i])}
+    return Reading(np.inf, place, text, "equality", f"a factor of {seen[i] / expected[i]:.3g}", figures)
 
 
 @cached_in_process

@@ -276,6 +276,7 @@ def compare(seen: Array, expected: Array, bounds: Array, what: str) -> Reading:
         where=f"example {at[0]}" if expected.ndim else "the batch",
         seen=f"{what}{place} is {value:.9g}; by the formula it is {wanted:.9g} (off by {relative:.2g} of it)",
         allowed=f"off by {float(bounds[at]):.1g}",
+        figures={"seen": value, "expected": wanted} if share[at] > 1 else {},
     )
 
 

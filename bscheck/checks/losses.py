@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import LossCase, micro_batch_sizes, seeds
+from bscheck.cases import LARGER_BATCHES, LossCase, micro_batch_sizes, seeds
 from bscheck.checks import Param, check
 from bscheck.checks.context import Context, first_reason
 from bscheck.checks.loss_truth import (
@@ -121,6 +121,8 @@ def value_corners(context: Context) -> Sequence[LossCase]:
         sizes, names = [1, 3], names[:3]
     corners = [_case(context, names[0], sizes=(n,), seed=n) for n in sizes]
     corners += [_case(context, name, sizes=(3,), seed=5) for name in names[1:]]
+    if not _few_shapes(context):
+        corners += [_case(context, names[0], sizes=(n,), dtype="float32", seed=n) for n in LARGER_BATCHES]
     corners += [_case(context, names[0], sizes=(3,), dtype=dtype) for dtype in _dtypes(context)[1:]]
     if known.steps:
         corners += [_case(context, names[0], sizes=(2,), steps=3)]
@@ -207,6 +209,7 @@ def reduction_corners(context: Context) -> Sequence[LossCase]:
         replace(plain, mask="some", reduction=name, weights="zeros", sizes=(2, 2), seed=4) for name in reductions()[1:]
     ]
     corners += [replace(plain, dtype="float32", weights="unequal", sizes=(3,))]
+    corners += [replace(plain, weights="unequal", sizes=cut) for cut in ((7, 26), (64, 36), (129,))]
     if construction(context.param.get("loss")).steps:
         timed = replace(plain, steps=2, sizes=(2, 1))
         corners += [replace(timed, weights=weights) for weights in ("elements", "column")]
@@ -329,6 +332,7 @@ def gradient_corners(context: Context) -> Sequence[LossCase]:
         return (plain, replace(plain, weights="unequal"), replace(plain, sizes=(1,)))
     corners += [_case(context, name, weights="elements", sizes=(3,), seed=2) for name in names[1:]]
     corners += [replace(plain, reduction="sum", dtype="float32"), replace(plain, weights="zeros", sizes=(3,), seed=3)]
+    corners += [replace(plain, sizes=cut) for cut in ((7, 26), (64, 36))]
     if construction(context.param.get("loss")).steps:
         corners += [replace(plain, steps=2, sizes=(2,), weights="elements")]
     return sequence(corners)

@@ -237,7 +237,9 @@ def compare(seen: Array, expected: Value, u: float, told: str) -> Reading:
         return Reading(0.0)
     pair = float(seen[at]), float(expected.value[at])
     text = f"{told} is {pair[0]:.9g}; over the examples it is {pair[1]:.9g}"
-    return Reading(float(share[at]), seen=text, allowed=f"{float(np.broadcast_to(bound, share.shape)[at]):.3g} off")
+    allowed = f"{float(np.broadcast_to(bound, share.shape)[at]):.3g} off"
+    figures = {"seen": pair[0], "expected": pair[1]} if share[at] > 1 else {}
+    return Reading(float(share[at]), seen=text, allowed=allowed, figures=figures)
 
 
 def identical(seen: Array, other: Array, told: str) -> Reading:
@@ -306,6 +308,7 @@ def definition_corners(context: Context) -> Sequence[MetricCase]:
     if _few_shapes(context):
         return (*first, MetricCase(chunks=(1, 2), targets="other"))
     plain = MetricCase(chunks=(2, 3))
+    first += [replace(plain, chunks=(7, 26)), replace(plain, chunks=(64, 36, 129), dtype="float64", seed=1)]
     more = [replace(plain, chunks=(2, 0, 1)), replace(plain, dtype="argument", seed=1)]
     more += [replace(plain, steps=2, dtype="float64")] if construction.steps else []
     more += [replace(plain, targets="other"), replace(plain, targets="other", steps=3)] if construction.one else []

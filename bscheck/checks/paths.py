@@ -17,10 +17,10 @@ from bscheck.checks.context import (
     draw_weights,
     first_reason,
     variable_index,
+    weighed,
 )
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array, Bench
-from bscheck.runtime.inference import sources
 from bscheck.runtime.learner import Learner
 from bscheck.tolerance import TINY, rms
 
@@ -41,7 +41,7 @@ def _learner(bench: Bench, mode: str) -> Learner:
 def path_corners(context: Context) -> Sequence[InferenceCase]:
     """Return a ragged epoch from each source."""
     ragged = InferenceCase(mode=context.runtime.modes[0], dtype="float64", batches=2, tail=1, weights="unequal")
-    return [replace(ragged, source=source, seed=i) for i, source in enumerate(sources())]
+    return [replace(ragged, source=source, seed=i) for i, source in enumerate(context.sources())]
 
 
 def path_cases(context: Context) -> Any:
@@ -56,7 +56,7 @@ def path_cases(context: Context) -> Any:
         batches=st.integers(1, 3),
         tail=st.sampled_from([0, 1]),
         weights=st.sampled_from(["unequal", "zeros"]),
-        source=st.sampled_from(sources()),
+        source=st.sampled_from(context.sources()),
         dtype=st.just("float64"),
         mode=st.just(context.runtime.modes[0]),
     ).map(lambda case: case if case.batch_size > 1 else replace(case, tail=0))
@@ -92,8 +92,7 @@ def fit_leaves_the_state_of_train_on_batch(context: Context, case: InferenceCase
     bench = context.bench(case.dtype)
     x, y, own = context.subject.draw(case.seed, case.examples)
     w = draw_sample_weights(case.seed, case.examples, case.weights)
-    if own is not None:
-        w = own if w is None else own * w
+    w = weighed(own, w)
     start = draw_weights(bench, case.seed, case.scale)
     learner = _learner(bench, case.mode)
     ends = []

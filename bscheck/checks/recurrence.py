@@ -49,6 +49,9 @@ MIXED = ("usual", "huge", "usual", "tiny", "zero")
 #: The momentum's share in Lion's direction at its default.
 OPPOSED = 0.9
 
+#: What a changing rate is multiplied by, update after update; no two neighbours are the same.
+RATES = (1.0, 0.6, 1.7)
+
 #: A loss scale that is no power of two, so that dividing by it rounds.
 FACTOR = 3.0
 
@@ -84,6 +87,7 @@ def _rig(name: str, case: RecurrenceCase) -> Rig:
         lambda: make(variant(name), decay=case.decay, clip=case.clip, ema=case.ema, accumulation=k, **more),
         mode=case.mode,
         dtype=case.dtype,
+        undecayed=("bias",) if case.decay == "exclude_listed" else (),
     )
 
 
@@ -211,14 +215,19 @@ def _first_value(name: str, slot: str, asked: Mapping[str, Any], weight: Array) 
 # One update after the other -----------------------------------------------------------------------------
 
 
+def _rates(case: RecurrenceCase) -> list[float]:
+    """Return each update's learning rate, as the precision under test holds it."""
+    factors = RATES if case.rate == "changing" else RATES[:1]
+    return [float(np.asarray(LEARNING_RATE * factors[t % len(factors)], case.dtype)) for t in range(case.updates)]
+
+
 def _expected(run: _Run, given: Sequence[Approximate], case: RecurrenceCase) -> list[Step]:
-    rate = float(np.asarray(LEARNING_RATE, case.dtype))
+    rates = _rates(case)
     found: list[Step] = []
     for i, (variable, gradient) in enumerate(zip(SHAPES, given, strict=True)):
-        excluded = case.decay == "exclude_bias" and variable == "bias"
+        excluded = case.decay.startswith("exclude") and variable == "bias"
         held = {k: 0.0 if excluded and "weight_decay" in k else v for k, v in run.hyper.items()}
-        rates, first = [rate] * case.updates, case.earlier + 1
-        found += variable_steps(run.recurrence, run.states, i, gradient, rates, held, case.dtype, first)
+        found += variable_steps(run.recurrence, run.states, i, gradient, rates, held, case.dtype, case.earlier + 1)
     return found
 
 
@@ -300,13 +309,19 @@ def _corners(context: Context) -> Sequence[Case]:
         corners += [replace(single, updates=5, seed=7), RecurrenceCase(mode=mode, dtype="float32", updates=3, seed=8)]
         corners += [RecurrenceCase(mode=mode, decay="exclude_bias", clip="norm", ema="on", updates=4, seed=9)]
         corners += [RecurrenceCase(mode=mode, clip="value", updates=2, seed=10)]
+        corners += [RecurrenceCase(mode=mode, decay="exclude_listed", updates=2, seed=15)]
         combined = RecurrenceCase(mode=mode, option="all", micro_batches=7)
         corners += [replace(combined, updates=2, scaled=takes, seed=13)]
+        corners += [RecurrenceCase(mode=mode, rate="changing", updates=4, seed=15)]
+        corners += [replace(every, rate="changing", updates=4, seed=16)]
     if free:
         # Its weights are held after the first update on TensorFlow and torch; its slots never are.
         corners += [RecurrenceCase(mode=mode, option="all", earlier=1000, part="slots", seed=11)]
     if v.class_name == "Lion":
-        corners += [RecurrenceCase(mode=mode, updates=3, magnitude="opposed", seed=14)]
+        opposed = RecurrenceCase(mode=mode, updates=3, magnitude="opposed", seed=14)
+        corners += [opposed]
+        if not context.runtime.compiles_per_shape:
+            corners += [replace(opposed, rate="changing"), replace(opposed, option="all")]
     return tuple(corners)
 
 
@@ -335,6 +350,7 @@ def _cases(context: Context) -> Any:
         earlier=st.sampled_from((0, 0, 7, 1000)),
         part=st.sampled_from(("all", "slots")),
         scaled=st.booleans(),
+        rate=st.sampled_from(RecurrenceCase.CHOICES["rate"]),
         dtype=st.sampled_from(("float32", "float64")),
         mode=st.just(eager_if_any(context)),
         seed=seeds(),
@@ -410,7 +426,9 @@ def _follow(context: Context, name: str, case: RecurrenceCase) -> _Run:
     if case.earlier:
         step_counter(rig.optimizer).assign(case.earlier * case.micro_batches)
     states, averages, windows = [_read(rig, recurrence)], [_averages(rig)], []
-    for update in range(case.updates):
+    for update, rate in enumerate(_rates(case)):
+        if case.rate == "changing":
+            rig.optimizer.learning_rate = rate
         window = []
         for j in range(update * case.micro_batches, (update + 1) * case.micro_batches):
             window.append(_gradients(case, j, states[-1]))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bscheck.checks import PROFILES, Check
-from bscheck.diagnose import ablate, attempt, culprit, is_ours
+from bscheck.diagnose import ABLATION_SECONDS, ablate, attempt, culprit, is_ours
 from bscheck.errors import BscheckError, one_line
+from bscheck.limits import Budget, OutOfBudget, within
+from bscheck.reproduce import reproduced
 from bscheck.results.curves import Exhibits
 from bscheck.results.known_issues import KnownIssue
 from bscheck.results.verdict import Failure, NotApplicable, Reading, Result, Verdict
@@ -49,6 +53,8 @@ class RunSettings:
         Cases drawn in each property, in place of the profile's number.
     timing : str
         ``off``, ``report`` or ``gate``; ``auto`` gates on a GPU and reports elsewhere.
+    scripts : Path, optional
+        Folder that a stand-alone program is written to for each failure; none is written without it.
     """
 
     profile: str = "default"
@@ -56,6 +62,7 @@ class RunSettings:
     known_issues: tuple[KnownIssue, ...] = ()
     max_examples: int | None = None
     timing: Literal["auto", "off", "report", "gate"] = "auto"
+    scripts: Path | None = None
 
     def examples(self, check: Check) -> int:
         """Return how many cases are drawn for a check."""
@@ -66,6 +73,11 @@ class RunSettings:
     def gates_timing(self, environment: Mapping[str, str]) -> bool:
         """Whether a slow verdict may fail the run."""
         return self.timing == "gate" or (self.timing == "auto" and environment.get("device") == "gpu")
+
+    def context_options(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the options that a check's context carries."""
+        gates = self.gates_timing(environment)
+        return {"timing": "gate" if gates else self.timing.replace("auto", "report")}
 
 
 _CURRENT: ContextVar[RunSettings] = ContextVar("bscheck_settings")
@@ -82,7 +94,7 @@ def derive_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def run_check(check: Check, context: Context, settings: RunSettings) -> Result:
+def run_check(check: Check, context: Context, settings: RunSettings, budget: Budget | None = None) -> Result:
     """Hold one check against one parameter: corners first, then drawn cases, shrunk when one fails.
 
     Parameters
@@ -93,6 +105,9 @@ def run_check(check: Check, context: Context, settings: RunSettings) -> Result:
         The parameter, made ready.
     settings : RunSettings
         Profile, seed and known issues.
+    budget : Budget, optional
+        What the check may use. When it is nearly used up no more cases are drawn; a check that does not end within
+        it has failed.
 
     Returns
     -------
@@ -105,14 +120,16 @@ def run_check(check: Check, context: Context, settings: RunSettings) -> Result:
         For bad input met on the way, such as a subject that cannot be built.
     """
     started = time.monotonic()
-    run = _Run(check, context, settings)
+    run = _Run(check, context, settings, budget)
+    if budget is not None:
+        run.deadline = started + budget.drawing_seconds
     token = _CURRENT.set(settings)
     try:
-        run.reason = _refusal(check, context, settings) or ""
-        if not run.reason:
-            run.execute()
+        run.start()
     except NotApplicable as reason:
         run.reason = str(reason)
+    except OutOfBudget as spent:
+        run.end(str(spent))
     except (BscheckError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -160,6 +177,8 @@ def _judge_pinned(issue: KnownIssue, case: Case, told: Result, environment: Mapp
         state = "fixed" if holds else "still there"
         return replace(told, verdict=Verdict.REPORTED, reason=f"{issue.id}: {state}, outside its range")
     if not holds:
+        if issue.expired:
+            return _expired(issue, case, told)
         reason = f"{issue.id}: still fails"
         return replace(told, verdict=Verdict.KNOWN_ISSUE, reason=reason, held={issue.id: 1})
     text = f"known issue {issue.id!r} is fixed here: delete its entry in {issue.source}"
@@ -168,13 +187,24 @@ def _judge_pinned(issue: KnownIssue, case: Case, told: Result, environment: Mapp
     return replace(told, verdict=Verdict.FAILED, reason=text, failure=failure)
 
 
+def _expired(issue: KnownIssue, case: Case, told: Result) -> Result:
+    """Return the failure of a pinned case whose time is up."""
+    text = f"{issue.since()}: fix the defect, or give the entry another date"
+    seen = Reading(
+        told.worst.share, told.worst.where, f"the pinned case still fails; {text}", "a date that has not passed",
+        figures={"expired": 1.0},
+    )  # fmt: skip
+    failure = Failure(case.to_json(), told.worst_case, seen)
+    return replace(told, verdict=Verdict.FAILED, reason=text, worst=seen, failure=failure)
+
+
 def describe(context: Context, case: Case | None) -> str:
     """Return the parameter and the case in words."""
     words = [value for _, value in context.param.members]
     return ", ".join([*words, str(case)] if case is not None and str(case) else words)
 
 
-def _refusal(check: Check, context: Context, settings: RunSettings) -> str | None:
+def refusal(check: Check, context: Context, settings: RunSettings) -> str | None:
     """Return why the check is not run, if it is not."""
     if check.family == TIMING and settings.timing == "off":
         return "timings are switched off (--bscheck-timing=off)"
@@ -217,7 +247,9 @@ class _Run:
     check: Check
     context: Context
     settings: RunSettings
+    budget: Budget | None = None
     reason: str = ""
+    curtailed: str = ""
     held: Counter[str] = field(default_factory=Counter)
     good: dict[Case, None] = field(default_factory=dict)
     broken: dict[Case, Reading] = field(default_factory=dict)
@@ -225,11 +257,29 @@ class _Run:
     violated: _Seen | None = None
     flaky: tuple[Case, Reading, Reading] | None = None
     unsteady: bool = False
+    running: Case | None = None
+    ablates: bool = True
     worst: _Seen = _Seen(None, Reading(0.0))
     verdicts: set[str] = field(default_factory=set)
     told: dict[str, tuple[float, str]] = field(default_factory=dict)
     exhibits: Exhibits = field(default_factory=Exhibits)
     deadline: float = float("inf")
+
+    def start(self) -> None:
+        """Find out whether the promise applies and hold it, within the budget."""
+        with within(self.budget):
+            self.reason = refusal(self.check, self.context, self.settings) or ""
+            if not self.reason:
+                self.execute()
+
+    def end(self, overrun: str) -> None:
+        """Say what ended the check; a violation found before stands."""
+        self.violated = _smallest(self.broken)
+        if self.violated is None:
+            held = f"after {len(self.good)} cases that held" if self.good else "before its first case ended"
+            seen = Reading(math.inf, seen=f"{overrun}, {held}", allowed="an end")
+            self.violated = _Seen(self.running, seen)
+            self.ablates = False
 
     def execute(self) -> None:
         """Run the corners, then draw."""
@@ -254,6 +304,9 @@ class _Run:
             raise escape.error from None
         except _Stop:
             self.violated = _smallest(self.broken)
+            if self.violated is None and self.budget is not None:
+                held = f"{len(self.good)} cases held"
+                self.curtailed = f"drawing ended early, {held}: the time budget is {self.budget.seconds:g} s"
         except Flaky:
             if self.flaky is None:  # the check's own strategy is at fault
                 raise
@@ -263,6 +316,7 @@ class _Run:
         """Run one case, unless it has held before, and say whether it breaks the promise."""
         if case in self.good:
             return False
+        self.running = case
         reading = attempt(self.check, self.context, case)
         before = self.broken.get(case)
         if reading.holds and before is not None:
@@ -299,10 +353,10 @@ class _Run:
         self.verdicts.add("reported")
         return True
 
-    def _covering(self, case: Case) -> KnownIssue | None:
-        situation = {**self.context.param.as_dict(), **case.to_json()}
+    def _covering(self, case: Case, *, expired: bool = False) -> KnownIssue | None:
+        situation = {**self.context.facts, **self.context.param.as_dict(), **case.to_json()}
         for issue in self.settings.known_issues:
-            if issue.covers(self.check.name, situation, self.context.environment):
+            if issue.expired == expired and issue.covers(self.check.name, situation, self.context.environment):
                 return issue
         return None
 
@@ -339,7 +393,7 @@ class _Run:
     def _reason(self) -> str:
         verdict = self._verdict()
         if self.reason or verdict not in (Verdict.REPORTED, Verdict.INCONCLUSIVE):
-            return self.reason
+            return self.reason or self.curtailed
         if self.check.family == TIMING and verdict == Verdict.REPORTED:
             return "" if self.settings.timing == "report" else "no GPU (--bscheck-timing=gate)"
         return self.told.get(verdict.value, (0.0, ""))[1]
@@ -348,10 +402,49 @@ class _Run:
         if self.violated is None:
             return None
         case, reading = self.violated.case, self.violated.reading
+        own = getattr(self.context, "given", None) is not None
         if case is None:
-            return Failure({}, f"{describe(self.context, None)}, while setting up", reading)
-        ablation = () if self.unsteady else ablate(self.check, self.context, case, reading)
-        return Failure(case.to_json(), describe(self.context, case), reading, ablation)
+            return Failure({}, f"{describe(self.context, None)}, while setting up", reading, own_subject=own)
+        expired = self._covering(case, expired=True)
+        told = Failure(
+            case.to_json(),
+            describe(self.context, case),
+            reading,
+            own_subject=own,
+            steady=not self.unsteady,
+            expired="" if expired is None else expired.since(),
+        )
+        if self.unsteady:
+            return replace(told, no_script="a case that does not give the same answer twice proves nothing by itself")
+        if not self.ablates:
+            return replace(told, no_script="a case that did not end within its budget would not end in a script either")
+        return reproduced(self.check, self.context, case, self._looked_into(case, told), self.settings.scripts)
+
+    def _looked_into(self, case: Case, failure: Failure) -> Failure:
+        """Return the failure with its ablation and its suspects, as far as that ends: the failure is known already."""
+        limit = None if self.budget is None else replace(self.budget, seconds=3 * ABLATION_SECONDS)
+        with suppress(OutOfBudget), within(limit):
+            failure = replace(failure, ablation=ablate(self.check, self.context, case, failure.reading))
+            return self._explained(case, failure)
+        return failure
+
+    def _explained(self, case: Case, failure: Failure) -> Failure:
+        """Return the failure with its suspects, and the known defect that it looks like."""
+        from bscheck.checks.suspects import suspects
+        from bscheck.results.known_defects import like
+
+        found = suspects(self.check, self.context, case, failure.reading)
+        situation = {**self.context.param.as_dict(), **case.to_json()}
+        ids = [suspect.id for suspect in found.suspects]
+        reading = failure.reading
+        if found.cause:
+            reading = replace(reading, cause=found.cause)
+        return replace(
+            failure,
+            reading=reading,
+            suspects=tuple(suspect.text for suspect in found.suspects),
+            like=like(self.check.name, situation, ids, self.context.environment),
+        )
 
 
 def _property(run: _Run, examples: int) -> Callable[[], None]:

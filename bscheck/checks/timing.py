@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bscheck.cases import Case, TimingCase
 from bscheck.checks import Param, check
 from bscheck.checks.context import Context, SubjectKey, cached_in_process, first_reason
 from bscheck.checks.run import current_settings
+from bscheck.measure.clocks import Look, disturbance, figures, watched_clocks
 from bscheck.measure.sampler import INSTANCES, ROUNDS, Samples
-from bscheck.measure.steps import DUMMY_SIZES, Plan, sample_training_steps
+from bscheck.measure.steps import DUMMY_SIZES, WORKS, Plan, StepOutOfMemoryError, sample_training_steps
 from bscheck.measure.verdict import DELTA, Comparison, Cost, compare, fixed_and_per_example_cost
+from bscheck.reference_subjects import WITHOUT_CUDNN
 from bscheck.results.verdict import Reading
 from bscheck.subject import Subject
 
@@ -29,9 +31,10 @@ SPLIT = ((8, 16), (16, 33))
 #: The first is also the canary's. With the dummies eight shapes, for backends that compile each.
 SIZES = (16, 8, 17, 32, 33, 64)
 
-#: Comparisons decided together in one run of the gate: the two timed subjects, six pairs each. The chance of
-#: a false alarm is divided over them.
-FAMILY_SIZE = 2 * len(NEIGHBOURS + PADDED + SPLIT)
+#: Comparisons decided together in one run of the gate: three timed subjects, what a step does, six pairs, the drift
+#: and five sizes beside an earlier record. The chance of a false alarm is divided over them; ``thorough`` times XLA's
+#: programs too.
+FAMILY_SIZE = 3 * len(WORKS) * (len(NEIGHBOURS + PADDED + SPLIT) + 1 + len(SIZES) - 1)
 
 #: A verdict about batch size needs at least this share of a step to be work that grows with the batch.
 COMPUTE_SHARE = 0.5
@@ -59,11 +62,22 @@ class Measured:
         None below two instances.
     grows : bool
         Whether the largest batch was seen to take `LEAST_GROWTH` times the smallest one's seconds.
+    disturbance : str
+        Why no verdict can be had from it: a throttled or shared device, no memory; or "".
+    looks : tuple of Look
+        The GPU's clocks and processes, where they can be read.
     """
 
     samples: Samples
     cost: Cost | None
     grows: bool
+    disturbance: str = ""
+    looks: tuple[Look, ...] = ()
+
+
+def family_size() -> int:
+    """Return how many comparisons the run decides together."""
+    return FAMILY_SIZE * (2 if current_settings().profile == "thorough" else 1)
 
 
 def plan_of(timing: str, profile: str) -> Plan:
@@ -71,21 +85,33 @@ def plan_of(timing: str, profile: str) -> Plan:
     return GATE.get(profile, GATE["default"]) if timing == "gate" else REPORT[profile]
 
 
-def measured_from(samples: Samples) -> Measured:
+def measured_from(samples: Samples, disturbed: str = "") -> Measured:
     """Return the samples, the line through their powers of two, and whether time grows with work."""
     if samples.completed < 2:
-        return Measured(samples, None, False)
-    kept = [i for i, size in enumerate(samples.sizes) if size & (size - 1) == 0]
-    seconds = [[instance[i] for i in kept] for instance in samples.by_size()]
-    cost = fixed_and_per_example_cost([samples.sizes[i] for i in kept], seconds)
-    largest, smallest = max(samples.sizes), min(samples.sizes)
+        return Measured(samples, None, False, disturbed)
+    sizes = [size for size in samples.sizes if isinstance(size, int)]
+    powers = [size for size in sizes if size & (size - 1) == 0]
+    seconds = [[instance[str(size)] for size in powers] for instance in samples.seconds]
+    cost = fixed_and_per_example_cost(powers, seconds)
+    largest, smallest = max(sizes), min(sizes)
     growth = compare(samples.paired(largest, smallest), f"{largest} against {smallest}")
-    return Measured(samples, cost, growth.low > LEAST_GROWTH)
+    return Measured(samples, cost, growth.low > LEAST_GROWTH, disturbed)
 
 
 @cached_in_process
-def _measure(key: SubjectKey, sizes: tuple[int, ...], mode: str, dtype: str, seed: int, plan: Plan) -> Measured:
-    return measured_from(sample_training_steps(key.subject, sizes, plan=plan, dtype=dtype, mode=mode, seed=seed))
+def _measure(key: SubjectKey, sizes: tuple[int, ...], case: TimingCase, plan: Plan) -> Measured:
+    """Measure under a case that says everything but its pair."""
+    options = {"work": case.work, "dtype": case.dtype, "mode": case.mode, "seed": case.seed}
+    try:
+        with watched_clocks() as clocks:
+            samples = sample_training_steps(key.subject, sizes, plan=plan, **options)  # type: ignore[arg-type]
+    except StepOutOfMemoryError as error:
+        # What lay on the device goes with the traceback; the next check builds anew.
+        reason = str(error)
+        error.__traceback__ = error.__cause__ = None
+        return Measured(Samples(sizes, (), plan.instances), None, False, reason)
+    found = measured_from(samples, disturbance(clocks.looks))
+    return replace(found, looks=tuple(clocks.looks))
 
 
 @functools.cache
@@ -102,7 +128,8 @@ def measure(context: Context, case: TimingCase, sizes: Sequence[int]) -> Measure
     if set(every) & set(DUMMY_SIZES):
         raise ValueError(f"sizes {sorted(set(every) & set(DUMMY_SIZES))} are the warm-up's: time others")
     plan = plan_of(_timing(context), current_settings().profile)
-    return _measure(SubjectKey(subject), every, case.mode, case.dtype, case.seed, plan)
+    key = TimingCase(seed=case.seed, work=case.work, mode=case.mode, dtype=case.dtype)
+    return _measure(SubjectKey(subject), every, key, plan)
 
 
 def _timing(context: Context) -> str:
@@ -128,7 +155,7 @@ def reading_of(comparison: Comparison, measured: Measured, allowed_ratio: float,
     cost, share = measured.cost, compute_share(measured.cost, size)
     verdict, reason = _qualified(comparison, measured, share)
     broken = gate and verdict == "slower"
-    figures = {
+    told = {
         "ratio": comparison.ratio,
         "low": comparison.low,
         "high": comparison.high,
@@ -140,6 +167,7 @@ def reading_of(comparison: Comparison, measured: Measured, allowed_ratio: float,
         "seconds_per_example": cost.per_example.value if cost else 0.0,
         "slower": float(verdict == "slower"),
         "holds": float(verdict == "holds"),
+        **figures(measured.looks),
         **({"reported": 1.0} if not gate else {"inconclusive": 1.0} if verdict == "inconclusive" else {}),
     }
     of_bound = comparison.ratio / bound if cost else 0.0
@@ -149,12 +177,14 @@ def reading_of(comparison: Comparison, measured: Measured, allowed_ratio: float,
         seen=_in_words(comparison) if cost else f"{comparison.label}: no verdict",
         allowed=f"{100 * (bound - 1):+.1f} %",
         cause=reason if verdict == "inconclusive" else f"{verdict}: {reason}",
-        figures=figures,
+        figures=told,
     )
 
 
 def _qualified(comparison: Comparison, measured: Measured, share: float) -> tuple[str, str]:
     """Return verdict and reason; what cannot be about batch size, or about time at all, is inconclusive."""
+    if measured.disturbance:
+        return "inconclusive", measured.disturbance
     if measured.cost is not None and not measured.grows:
         return "inconclusive", "time was not seen to grow with work: is a synchronisation missing?"
     if comparison.verdict == "holds" and share < COMPUTE_SHARE:
@@ -198,31 +228,52 @@ def _read(
     allowed_ratio = 1.0 if allowed is None or cost is None else cost.ratio(numerator, allowed)
     label = f"{'+'.join(map(str, denominator))} vs {numerator}"
     times = measured.samples.paired(numerator, denominator)
-    comparison = compare(times, label, allowed_ratio=allowed_ratio, family_size=FAMILY_SIZE)
+    comparison = compare(times, label, allowed_ratio=allowed_ratio, family_size=family_size())
     return reading_of(comparison, measured, allowed_ratio, min(numerator, *denominator), _timing(context) == "gate")
 
 
 def refused(context: Context) -> str | None:
     """Return why nothing is timed, or None."""
+    short = _timing(context) != "gate" and current_settings().profile != "thorough"
+    work, subject = context.param.get("work", WORKS[0]), context.param.get("subject")
     return first_reason(
         (_timing(context) == "off", "timings are switched off (--bscheck-timing=off)"),
         (
             "PYTEST_XDIST_WORKER" in os.environ,
             "timings are refused under xdist, where workers disturb each other: run without -n",
         ),
+        (
+            subject == WITHOUT_CUDNN and context.environment.get("device") != "gpu",
+            "without a GPU there is no cuDNN to do without: the same program as lstm",
+        ),
+        (
+            work != WORKS[0] and short,
+            "a short report times the training step alone: --bscheck-timing=gate or --bscheck-profile=thorough",
+        ),
     )
 
 
 def timed_params() -> list[Param]:
-    """Return a parameter for each subject that has a timing size."""
+    """Return a parameter for each subject that has a timing size, and for what a step does with the batch."""
     from bscheck.reference_subjects import TIMING_SUBJECTS
 
-    return [Param.of(subject=name) for name in TIMING_SUBJECTS]
+    training = [Param.of(subject=name) for name in TIMING_SUBJECTS]
+    return [*training, *(Param.of(subject=name, work=work) for name in TIMING_SUBJECTS for work in WORKS[1:])]
+
+
+def timed_modes(context: Context) -> tuple[str, ...]:
+    """Return the pinned execution modes: what ``fit`` uses; XLA too where compiling every shape is worth it."""
+    first, *others = context.runtime.modes
+    return (first, *(["jit"] if "jit" in others and current_settings().profile == "thorough" else []))
 
 
 def _pairs(context: Context, pairs: Sequence[tuple[int, int]]) -> tuple[TimingCase, ...]:
-    mode = context.runtime.modes[0]
-    return tuple(TimingCase(first=first, second=second, mode=mode) for first, second in pairs)
+    work = context.param.get("work", WORKS[0])
+    return tuple(
+        TimingCase(first=first, second=second, work=work, mode=mode)
+        for mode in timed_modes(context)
+        for first, second in pairs
+    )
 
 
 def neighbour_corners(context: Context) -> Sequence[Case]:
@@ -311,3 +362,32 @@ def odd_batch_is_not_dearer_than_padding_to_the_next_power_of_two(context: Conte
 def batch_is_not_dearer_than_the_parts_it_could_be_split_into(context: Context, case: TimingCase) -> Reading:
     """A batch takes no longer than two parts of it, one after the other."""
     return _read(context, case, case.second, (case.first, case.second - case.first))
+
+
+def drift_corners(context: Context) -> Sequence[Case]:
+    """Return a case for each mode; the sizes are those of the pairs."""
+    return _pairs(context, ((min(SIZES), max(SIZES)),))
+
+
+@check(
+    family="timing",
+    claims=("C7",),
+    case=TimingCase,
+    cases=_drawn_from(drift_corners),
+    params=timed_params,
+    corners=drift_corners,
+    applies=refused,
+    examples=(0, 0, 0),
+    catches="a step that takes longer the more were made before it: a list that is searched, a graph that grows",
+    formula="t(last third of the rounds) <= (1+delta) t(first third), over all sizes; the same one-sided t test over "
+    "K fresh instances",
+    source="every step does the same work, so whatever grows from step to step is no work of the batch's",
+    example="first vs last rounds: +12.0 % [11.1, 12.9] (allowed: +2.0 %)",
+)
+def steps_do_not_slow_down_as_training_goes_on(context: Context, case: TimingCase) -> Reading:
+    """A step takes no longer after many than it took at first."""
+    measured = measure(context, case, SIZES)
+    times = measured.samples.drift() if measured.samples.completed else measured.samples.paired(SIZES[0], SIZES[0])
+    comparison = compare(times, "first vs last rounds", family_size=family_size())
+    # The largest size: that steps share a fixed cost is no reason to doubt that they slow down.
+    return reading_of(comparison, measured, 1.0, max(SIZES), _timing(context) == "gate")

@@ -25,6 +25,9 @@ EXAMPLES = 49
 #: Batch sizes followed: the tiny ones, a power of two and its neighbour, and the full set.
 BATCH_SIZES = (1, 2, 3, 16, 17, EXAMPLES)
 
+#: Updates of a long trajectory, in thorough runs.
+LONG = 300
+
 #: Where each shape and each precision is compiled anew, one precision for each of few batch sizes.
 FEW_PROGRAMS = ((1, "float64"), (3, "float32"), (17, "float32"))
 
@@ -133,7 +136,7 @@ def trajectory_cases(context: Context) -> Any:
 
     programs = [(size, dtype) for dtype in ("float32", "float64") for size in BATCH_SIZES]
     modes = context.modes()
-    longest = 400 if current_settings().profile == "thorough" else 20
+    longest = LONG if _thorough() else 20
 
     def build(program: tuple[int, str], **fields: Any) -> TrajectoryCase:
         return TrajectoryCase(batch_size=program[0], dtype=program[1], **fields)
@@ -175,7 +178,21 @@ def trajectory_corners(context: Context) -> Sequence[Case]:
     if context.param.get("optimizer") == "sgd":
         options: dict[str, Any] = {"mode": mode, "dtype": "float64", "model": "regression", "updates": 4}
         corners += [TrajectoryCase(batch_size=size, seed=9, **options) for size in BATCH_SIZES]
-    return tuple(corners)
+    return (*corners, *(_long_corners(mode) if _thorough() else ()))
+
+
+def _thorough() -> bool:
+    return current_settings().profile == "thorough"
+
+
+def _long_corners(mode: str) -> list[TrajectoryCase]:
+    """Return several hundred updates at every batch size in both precisions, each size with both kinds of rate."""
+    rates = ("constant", "changing")
+    return [
+        TrajectoryCase(mode=mode, batch_size=size, dtype=dtype, rate=rates[(i + j) % 2], updates=LONG, seed=20 + i)
+        for i, size in enumerate(BATCH_SIZES)
+        for j, dtype in enumerate(("float32", "float64"))
+    ]
 
 
 @cached_in_process
@@ -402,7 +419,7 @@ def _undecided(found: Sequence[Step]) -> float:
     params=optimizer_params,
     corners=trajectory_corners,
     applies=has_no_recurrence,
-    examples=(0, 1, 100),
+    examples=(0, 1, 4),
     per_subject=False,
     catches="an optimizer, loss or trainer that departs from its definition at any update: a wrong constant "
     "or term, bias correction out of step, a special case at one batch size, an update skipped, noise",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.checks.context import Context, cached_in_process, draw_weights, first_reason
+from bscheck.checks.context import Context, cached_in_process, draw_weights, first_reason, weighed
 from bscheck.errors import SubjectError
 from bscheck.results.verdict import Reading
 from bscheck.runtime.bench import Array, Bench
@@ -62,8 +62,11 @@ def forward(bench: Bench, training: bool, mode: str) -> Callable[[Any], list[Arr
 
 
 @cached_in_process
-def trainer(bench: Bench, mode: str, steps_per_execution: int) -> Trainer:
-    """Return a compiled model of the bench's subject."""
+def trainer(bench: Bench, mode: str, steps_per_execution: int, size: int = 0) -> Trainer:
+    """Return a compiled model of the bench's subject: one of its own for each `size` of batches that is told.
+
+    A loop that was traced for batches of any size serves those of a known size too: nothing would be made for them.
+    """
     return Trainer(bench, mode, steps_per_execution)
 
 
@@ -106,7 +109,7 @@ def truth(context: Context, case: Any, *, training: bool = False, sample_weight:
         rounding = [np.concatenate(pair) for pair in zip(rounding, seen, strict=True)]
         y = map_leaves(lambda a: np.concatenate([a, a[:count]]), y)
     if own is not None:
-        sample_weight = own[:count] if sample_weight is None else own[:count] * sample_weight
+        sample_weight = weighed(own[:count], sample_weight)
     return Truth(
         x=take(x, slice(0, count)),
         y=take(y, slice(0, count)),

@@ -8,7 +8,7 @@ itself to the large batch's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from bscheck.results.verdict import Reading, worst
 from bscheck.runtime import current
 from bscheck.runtime.bench import CAPACITY, Array
 from bscheck.runtime.probe import applied, make_probe, step_counter
-from bscheck.runtime.rig import SHAPES, Rig
+from bscheck.runtime.rig import MAX_NORM, SHAPES, Rig
 from bscheck.surface.optimizers import LEARNING_RATE, accepts, make, variant, variants
 from bscheck.tolerance import TINY, UNIT_ROUNDOFF
 
@@ -120,7 +120,7 @@ def state_difference(
                 where=f"{place} after update {update}",
                 seen=f"after update {update}, {what} {place} is off by {difference[at]:.2g}: "
                 f"{relative:.2%} of the update",
-                allowed=f"{float(bound[at]) / moved if moved else 0:.1g} of the update",
+                allowed=f"{100 * float(bound[at]) / moved if moved else 0:.1g}% of the update",
                 cause="gradients agree; their application does not",
             )
         )
@@ -257,6 +257,15 @@ def option_corners(**option: Any) -> Callable[[Context], Sequence[Case]]:
         )
 
     return corners
+
+
+def longer_windows(context: Context) -> Sequence[Case]:
+    """Return windows of more micro-batches, and more of them, for one optimizer: accumulation is shared code."""
+    if context.param.get("optimizer") != "sgd" or context.runtime.compiles_per_shape:
+        return ()
+    eager = eager_if_any(context)
+    longer = [UpdateCase(micro_batches=k, updates=1, mode=eager, seed=k) for k in (5, 6, 7, 16, 33)]
+    return (*longer, UpdateCase(micro_batches=2, updates=8, mode=eager, seed=8))
 
 
 def lacks(option: str) -> Callable[[Context], str | None]:
@@ -398,14 +407,33 @@ def moving_average_advances_once_per_update(context: Context, case: UpdateCase) 
     ),
     examples=(2, 2, 200),
     per_subject=False,
-    catches="a weight constraint applied on micro-batches that make no update",
+    catches="a weight constraint applied on micro-batches that make no update, or not at all for some variable",
     formula=FORMULA,
     source=SOURCE + "; Keras documents constraints as applied 'after each gradient update'",
     example="after update 1, weight kernel[1,1] is off by 0.14: 90.00% of the update",
 )
 def constraints_act_once_per_update(context: Context, case: UpdateCase) -> Reading:
     """Weight constraints act once per update, after it."""
-    return accumulated_against_fresh(context.param.get("optimizer"), case)
+    name = context.param.get("optimizer")
+    reading = accumulated_against_fresh(name, case)
+    return worst([reading, _constrained(_rig(name, _options(case), None, case.mode, case.dtype).weights(), case)])
+
+
+def _constrained(weights: Mapping[str, Array], case: UpdateCase) -> Reading:
+    """Return whether weights are as their constraint says: none below 0, or no column longer than `MAX_NORM`."""
+    readings = []
+    for variable, w in weights.items():
+        if case.constraint == "non_negative":
+            off, limit = max(0.0, -float(w.min())), "0 or more"
+            share = np.inf if off else 0.0
+        else:
+            longest = float(np.sqrt(np.square(w.astype(np.float64)).sum(axis=0)).max())
+            # A norm of n elements and a quotient; Keras adds its epsilon to the norm that it divides by.
+            off, limit = longest - MAX_NORM, f"columns of {MAX_NORM} at most"
+            share = off / ((len(w) + 8) * UNIT_ROUNDOFF[case.dtype] * MAX_NORM)
+        seen = f"after an update {variable} is off its constraint by {max(off, 0.0):.2g}"
+        readings.append(Reading(max(share, 0.0), where=variable, seen=seen, allowed=limit))
+    return worst(readings)
 
 
 @check(
@@ -418,6 +446,7 @@ def constraints_act_once_per_update(context: Context, case: UpdateCase) -> Readi
         *option_corners()(context),
         UpdateCase(micro_batches=3, updates=3, decay="on", clip="global", mode=context.runtime.modes[0], seed=3),
         UpdateCase(micro_batches=8, updates=2, decay="exclude_bias", clip="norm", mode=eager_if_any(context), seed=4),
+        *longer_windows(context),
     ),
     examples=(2, 3, 300),
     per_subject=False,

@@ -19,6 +19,7 @@ from bscheck.checks.context import (
     draw_sample_weights,
     draw_weights,
     require,
+    weighed,
 )
 from bscheck.checks.gradients import in_words, needs_double
 from bscheck.results.verdict import Reading
@@ -102,8 +103,7 @@ def _enumeration(key: SubjectKey, case: VarianceCase) -> Enumeration:
 def _examples(context: Context, case: VarianceCase) -> tuple[Any, Any, Array | None]:
     x, y, own = context.subject.draw(case.seed, case.examples)
     w = draw_sample_weights(case.seed, case.examples, case.weights)
-    if own is not None:
-        w = own if w is None else own * w
+    w = weighed(own, w)
     weighted = w is not None and context.traits.reduction == "weighted mean"
     require(not weighted, "the loss divides by each batch's own sum of weights, so its gradient is no mean")
     return x, y, w

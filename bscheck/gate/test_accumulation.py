@@ -40,3 +40,4 @@ replicas_report_the_history_of_one_device = promise("replicas_report_the_history
 uneven_batch_averages_its_devices_equally = promise("uneven_batch_averages_its_devices_equally")
 end_of_the_data_is_not_a_step = promise("end_of_the_data_is_not_a_step")
 layer_gradient_is_the_sum_over_micro_batches = promise("layer_gradient_is_the_sum_over_micro_batches")
+accumulator_errs_no_more_than_its_precision = promise("accumulator_errs_no_more_than_its_precision")

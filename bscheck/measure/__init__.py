@@ -7,6 +7,7 @@ from bscheck.measure.verdict import (
     Estimate,
     PairedTimes,
     compare,
+    estimate,
     fixed_and_per_example_cost,
     paired_times,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "PairedTimes",
     "Samples",
     "compare",
+    "estimate",
     "fixed_and_per_example_cost",
     "paired_sample",
     "paired_times",

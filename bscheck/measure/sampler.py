@@ -14,7 +14,6 @@ import numpy as np
 
 from bscheck.measure.verdict import PairedTimes, paired_times
 
-Run = Callable[[int], None]
 Clock = Callable[[], float]
 
 # design.md: two builds of one model differ by 7 %, so instances, not rounds, buy certainty; 12 of them with
@@ -26,20 +25,42 @@ WARM_CALLS = 2
 
 
 @dataclass(frozen=True)
+class Window:
+    """Micro-batches accumulated into one update, where a batch size is asked for.
+
+    Parameters
+    ----------
+    size, micro_batches : int
+        Examples in each micro-batch, and how many of them make the update.
+    """
+
+    size: int
+    micro_batches: int
+
+    def __str__(self) -> str:
+        return f"{self.size} x {self.micro_batches}"
+
+
+#: What is timed: a batch size, or a window of micro-batches.
+Load = int | Window
+Run = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
 class Samples:
     """Seconds of every timed step, whole instances only.
 
     Parameters
     ----------
-    sizes : tuple of int
-        The batch sizes timed (examples).
+    sizes : tuple of int or Window
+        What was timed: batch sizes (examples), windows.
     seconds : tuple of mapping from label to tuple of float
         ``seconds[k][label][r]``: instance k, round r. A label is the size as text, or `canary_label`.
     requested : int
         Instances asked for; `completed` says how many were measured.
     """
 
-    sizes: tuple[int, ...]
+    sizes: tuple[Load, ...]
     seconds: tuple[Mapping[str, tuple[float, ...]], ...]
     requested: int
 
@@ -58,12 +79,12 @@ class Samples:
         """Every label: the sizes in the order given, then the canary."""
         return _labels(self.sizes)
 
-    def paired(self, numerator: int | Sequence[int], denominator: int | Sequence[int]) -> PairedTimes:
+    def paired(self, numerator: Load | Sequence[Load], denominator: Load | Sequence[Load]) -> PairedTimes:
         """Log ratios of two batch sizes, or of two sums of sizes, taken round by round.
 
         Parameters
         ----------
-        numerator, denominator : int or sequence of int
+        numerator, denominator : int, Window, or sequence of these
             Sampled sizes; several are summed (split dominance: 17 against (8, 9), or 16 against (8, 8)).
 
         Returns
@@ -84,6 +105,20 @@ class Samples:
             self._of(str(self.sizes[0])),
         )
 
+    def drift(self) -> PairedTimes:
+        """Log ratios of the last third of the rounds to the first third, over all sizes of an instance.
+
+        What the machine does to one instance it does to the next one too, in either direction; what slows down with
+        every step starts anew with every instance.
+        """
+        ratios = []
+        for instance in self.seconds:
+            logs = np.log(np.asarray(list(instance.values())))
+            logs -= np.median(logs, axis=1, keepdims=True)
+            third = max(1, logs.shape[1] // 3)
+            ratios.append(float(np.median(logs[:, -third:]) - np.median(logs[:, :third])))
+        return PairedTimes(tuple(ratios), self.paired(self.sizes[0], self.sizes[0]).canary)
+
     def by_size(self) -> list[list[tuple[float, ...]]]:
         """Seconds as [instance][size][round] without the canary, for `fixed_and_per_example_cost`."""
         return [[instance[str(size)] for size in self.sizes] for instance in self.seconds]
@@ -91,7 +126,7 @@ class Samples:
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and dicts, for the record."""
         return {
-            "sizes": list(self.sizes),
+            "sizes": [size if isinstance(size, int) else str(size) for size in self.sizes],
             "canary": self.canary_label,
             "requested": self.requested,
             "completed": self.completed,
@@ -101,8 +136,8 @@ class Samples:
     def _of(self, label: str) -> list[tuple[float, ...]]:
         return [instance[label] for instance in self.seconds]
 
-    def _total(self, sizes: int | Sequence[int]) -> Any:
-        several = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    def _total(self, sizes: Load | Sequence[Load]) -> Any:
+        several = (sizes,) if isinstance(sizes, Load) else tuple(sizes)
         if not several or not set(several) <= set(self.sizes):
             raise ValueError(f"sizes {list(several)} were not all sampled: choose from {list(self.sizes)}")
         return sum(np.asarray(self._of(str(size))) for size in several)
@@ -110,7 +145,7 @@ class Samples:
 
 def paired_sample(
     make_instance: Callable[[int], Run],
-    sizes: Sequence[int],
+    sizes: Sequence[Load],
     *,
     dummy_sizes: Sequence[int],
     seed: int,
@@ -133,8 +168,8 @@ def paired_sample(
         every size lie ready (on the device), `run` fetches no input, and it returns only when the device has
         finished (TensorFlow ``sync_devices``, JAX ``block_until_ready``, torch ``synchronize``), else the
         time of a launch is measured. One program must serve all sizes of the instance.
-    sizes : sequence of int
-        Distinct batch sizes (examples). The first is also the canary's.
+    sizes : sequence of int or Window
+        Distinct batch sizes (examples), or windows of micro-batches. The first is also the canary's.
     dummy_sizes : sequence of two int
         Two sizes not in `sizes`, called first: TensorFlow traces the first shape it sees statically and
         generalises at the second, so by then no timed size is special.
@@ -158,8 +193,8 @@ def paired_sample(
     ValueError
         If an argument is out of its range, or `make_instance` returns something that cannot be called.
     """
-    sizes, dummy_sizes = _distinct_sizes("sizes", sizes), _distinct_sizes("dummy_sizes", dummy_sizes)
-    _validate_plan(sizes, dummy_sizes, seed, instances, rounds, budget_seconds)
+    loads, dummies = _distinct("sizes", sizes), _distinct("dummy_sizes", dummy_sizes)
+    _validate_plan(loads, dummies, seed, instances, rounds, budget_seconds)
     rng = np.random.default_rng(seed)
     deadline = None if budget_seconds is None else clock() + budget_seconds
     quickest = 0.0
@@ -168,18 +203,18 @@ def paired_sample(
         began = clock()
         if deadline is not None and began + quickest >= deadline:
             break
-        one = _sample_instance(make_instance(k), sizes, dummy_sizes, rounds, rng, clock, deadline)
+        one = _sample_instance(make_instance(k), loads, dummies, rounds, rng, clock, deadline)
         if one is None:
             break
         kept.append(one)
         quickest = min(quickest or float("inf"), clock() - began)
-    return Samples(sizes, tuple(kept), instances)
+    return Samples(loads, tuple(kept), instances)
 
 
 def _sample_instance(
     run: Run,
-    sizes: tuple[int, ...],
-    dummy_sizes: tuple[int, ...],
+    sizes: tuple[Load, ...],
+    dummy_sizes: tuple[Load, ...],
     rounds: int,
     rng: np.random.Generator,
     clock: Clock,
@@ -220,11 +255,11 @@ def _garbage_collector_off() -> Iterator[None]:
             gc.enable()
 
 
-def _canary_label(size: int) -> str:
+def _canary_label(size: Load) -> str:
     return f"{size} again"
 
 
-def _labels(sizes: tuple[int, ...]) -> tuple[str, ...]:
+def _labels(sizes: tuple[Load, ...]) -> tuple[str, ...]:
     return (*map(str, sizes), _canary_label(sizes[0]))
 
 
@@ -232,16 +267,17 @@ def _whole(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _distinct_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+def _distinct(name: str, sizes: Sequence[Load]) -> tuple[Load, ...]:
     listed = list(sizes)
-    if not listed or not all(_whole(s) and s >= 1 for s in listed) or len(set(listed)) < len(listed):
+    good = all(isinstance(s, Window) or (_whole(s) and s >= 1) for s in listed)
+    if not listed or not good or len(set(listed)) < len(listed):
         raise ValueError(f"{name} must be distinct positive integers, at least one, got {listed}")
-    return tuple(int(s) for s in listed)
+    return tuple(s if isinstance(s, Window) else int(s) for s in listed)
 
 
 def _validate_plan(
-    sizes: tuple[int, ...],
-    dummy_sizes: tuple[int, ...],
+    sizes: tuple[Load, ...],
+    dummy_sizes: tuple[Load, ...],
     seed: int,
     instances: int,
     rounds: int,

@@ -214,7 +214,7 @@ def compare(
         reason = f"measured {times.instances} whole instance(s), a verdict needs at least 2"
         return Comparison(label, ratio, 0.0, math.inf, "inconclusive", reason)
     level = alpha / family_size
-    paired, canary = _estimate(times.log_ratios), _estimate(times.canary)
+    paired, canary = estimate(times.log_ratios), estimate(times.canary)
     steady, allowed = math.log1p(delta), math.log1p(delta) + math.log(allowed_ratio)
     surely_at_least = paired.value - _half_width(times.log_ratios, 1 - level)
 
@@ -276,7 +276,7 @@ def fixed_and_per_example_cost(batch_sizes: Sequence[int], seconds: ArrayLike) -
         raise ValueError("seconds has 1 instance: an interval needs at least 2")
     line = np.stack([np.ones(sizes.size), sizes.astype(float)], axis=1)
     fixed, per_example = np.linalg.lstsq(line, np.median(times, axis=2).T, rcond=None)[0]
-    return Cost(_estimate(fixed), _estimate(per_example))
+    return Cost(estimate(fixed), estimate(per_example))
 
 
 def _seconds(name: str, values: ArrayLike, axes: int, wanted: str) -> NDArray[np.float64]:
@@ -305,7 +305,8 @@ def _validate_rule(label: str, allowed_ratio: float, delta: float, alpha: float,
         raise ValueError(f"family_size must be an integer of at least 1, got {family_size!r}")
 
 
-def _estimate(values: Any) -> Estimate:
+def estimate(values: Any) -> Estimate:
+    """Return the mean of one value for each instance (two at least) with its 95 % t interval."""
     mean, half = float(np.mean(values)), _half_width(values, (1 + CONFIDENCE) / 2)
     return Estimate(mean, mean - half, mean + half)
 

@@ -172,7 +172,7 @@ def stability_threshold(given: LeastSquares, c: float) -> float:
 def stationary_loss(given: LeastSquares, rate: float, c: float) -> float:
     """Return the excess of the mean loss over L* that training settles at, ``tr(H M)`` at the recursion's fixed point.
 
-    To first order in the rate it is ``rate c E r^2 x^T x / 2``, proportional to rate / B.
+    To first order in the rate it is ``rate c E r^2 x^T x``, proportional to rate / B.
     """
     maps = example_maps(given, rate)
     linear, push = maps[:, 1:, 1:], maps[:, 1:, 0]

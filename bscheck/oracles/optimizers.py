@@ -275,7 +275,9 @@ def _muon(weight: Array, slots: State, gradient: Array, now: _Now) -> tuple[Arra
     momentum = allow(mu * slots["momentum"] + gradient, magnitude)
     direction = gradient + mu * momentum if now.hyper["nesterov"] else momentum
     rate = now.learning_rate
-    if now.hyper["rms_rate"]:
+    if "rms_rate" not in now.hyper:  # Jordan et al.'s own step size, in Keras before 3.13
+        rate = rate * math.sqrt(max(1.0, weight.shape[0] / weight.shape[1]))
+    elif now.hyper["rms_rate"]:
         rate = rate * now.hyper["rms_rate"] * math.sqrt(max(weight.shape))
     new_weight = _decayed(weight, now) - rate * _orthogonal(direction, now.hyper)
     return new_weight, {"momentum": momentum}
@@ -715,7 +717,7 @@ _CAST_NAMES: Mapping[str, tuple[str, ...]] = {
 _NADAM_SCHEDULE_DECAY = 0.96  # Dozat 2016; not an attribute of Keras's Nadam
 
 _SLOT_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
-    "momentum": ("_momentums", "momentums", "_m"),
+    "momentum": ("_momentums", "momentums", "adam_momentums", "_m"),
     "velocity": ("adam_velocities", "_velocities", "_v"),
     "velocity_hat": ("_velocity_hats",),
     "average_gradient": ("_average_gradients",),
@@ -766,6 +768,8 @@ def _slot_variables(optimizer: Any, index: int, recurrence: Recurrence) -> dict[
 def _slot_variable(optimizer: Any, index: int, slot: str) -> Any:
     for attribute in _SLOT_ATTRIBUTES[slot]:
         held = getattr(optimizer, attribute, None)
+        if isinstance(held, Mapping):  # Muon before Keras 3.13, by the variables' paths
+            return held.get(optimizer._trainable_variables[index].path)
         if held is not None and not isinstance(held, (list, tuple)):
             return held
         if held:
@@ -814,7 +818,11 @@ def hyperparameters(optimizer: Any, recurrence: Recurrence, dtype: str) -> dict[
     dict of str to float or bool
         For `Recurrence.step` and `rounding_bound`.
     """
-    values = {name: _scalar(getattr(optimizer, name)) for name in recurrence.hyperparameters}
+    values = {
+        name: _scalar(getattr(optimizer, name)) for name in recurrence.hyperparameters if hasattr(optimizer, name)
+    }
+    if recurrence.keras_class == "Muon":  # before Keras 3.13 one decay for all
+        values.setdefault("adam_weight_decay", values["weight_decay"])
     if recurrence.keras_class == "Nadam":
         values["schedule_decay"] = _NADAM_SCHEDULE_DECAY
     backend = _backend(optimizer)

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from bscheck.releases import uv
 from bscheck.releases.cache import Tell
 from bscheck.releases.environments import Environment
 
-#: What one gate needs at its peak, bytes: 2.3 GiB resident was measured with TensorFlow on a CPU, rounded up.
+#: What one gate needs at its peak, bytes: whole runs with TensorFlow on a CPU took about 3 GB each.
 GATE_BYTES = 3 * 2**30
 
 #: Seconds between two lines about one gate, and those a gate has to write its record once it is told to stop.
@@ -102,6 +103,7 @@ class Processes:
         """Ask every process to end, so that each writes what it has; kill those that do not."""
         with self._lock:
             self.stopped = True
+            uv.stop()
             running = list(self._running)
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in running:

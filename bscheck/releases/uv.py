@@ -36,6 +36,10 @@ _NO_ROOM = re.compile(
 _NO_PYTHON = re.compile(r"no interpreter found|not a valid python|python downloads", re.IGNORECASE)
 
 
+#: What runs now, in any thread.
+_RUNNING: set[subprocess.Popen[str]] = set()
+
+
 @functools.cache
 def program() -> str:
     """Return the path of ``uv``.
@@ -95,20 +99,31 @@ def run(arguments: Sequence[str], folder: Path, given: str | None = None) -> str
         When the index cannot be asked, the disk is full, or uv was killed.
     """
     try:
-        ran = subprocess.run(
+        process = subprocess.Popen(
             [program(), *arguments],
             cwd=folder,
             env=environment_variables(),
-            input=given,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
     except OSError as error:
         raise UnavailableError(f"uv cannot be run: {error.strerror or error}") from None
-    if ran.returncode == 0:
-        return ran.stdout
-    raise explained(ran.returncode, ran.stderr, folder)
+    _RUNNING.add(process)
+    try:
+        said, errors = process.communicate(given)
+    finally:
+        _RUNNING.discard(process)
+    if process.returncode == 0:
+        return said
+    raise explained(process.returncode, errors, folder)
+
+
+def stop() -> None:
+    """End what uv is doing now: an installation of minutes is not waited for."""
+    for process in list(_RUNNING):
+        process.terminate()
 
 
 def explained(code: int, text: str, folder: Path) -> ReleaseError | UnavailableError:

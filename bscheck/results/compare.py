@@ -12,6 +12,7 @@ from typing import Any
 from bscheck.errors import RecordError
 from bscheck.results.coverage import coverage
 from bscheck.results.record import read_record
+from bscheck.results.summary import is_expired
 
 #: A share of the bound that grew by this factor, to at least this much, is told: it is inside still.
 DRIFT_FACTOR, DRIFT_SHARE = 1.5, 0.25
@@ -220,7 +221,7 @@ def _judged(
     if str(new.get("family")) == "timing":
         return _timing(old, new)
     if after == "failed" and before != "failed":
-        fixed = before == "known issue" and str(new.get("family")) == _PINNED
+        fixed = before == "known issue" and str(new.get("family")) == _PINNED and not is_expired(new)
         change = Change.FIXED if fixed else Change.REGRESSION
         return change, str(new.get("reason")) if fixed else f"{before} -> failed: {_seen(new)}"
     if after == "not applicable" and before != "not applicable":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ VERSIONS = ("keras", "backend_version", "numpy", "python")
 PLACES = ("backend", "device", "platform")
 
 _REQUIRED = ("id", "check", "reason", "link")
+_OPTIONAL = ("expires",)
 _TABLES = ("when", "param", "case")
 _RANGE = frozenset({"min", "max"})
 
@@ -46,6 +48,10 @@ class KnownIssue:
         The pinned situation, which must still fail wherever the condition holds.
     source : str
         File and entry, for messages.
+    expires : str
+        The last day on which the entry holds anything, as ISO 8601 has it; "" for no end.
+    expired : bool
+        Whether that day has passed.
     """
 
     id: str
@@ -56,6 +62,12 @@ class KnownIssue:
     param: Mapping[str, str] = field(default_factory=dict)
     case: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    expires: str = ""
+    expired: bool = False
+
+    def since(self) -> str:
+        """Return what is said of an entry whose day has passed."""
+        return f"known issue {self.id!r} expired on {self.expires} ({self.source})"
 
     def covers(self, check: str, situation: Mapping[str, Any], environment: Mapping[str, str]) -> bool:
         """Whether a failure of `check` in this situation (param members and case fields) is this defect."""
@@ -63,8 +75,7 @@ class KnownIssue:
 
     def matches(self, situation: Mapping[str, Any]) -> bool:
         """Whether the situation's part of the condition holds."""
-        wanted = {key: value for key, value in self.when.items() if key not in (*VERSIONS, *PLACES)}
-        return all(key in situation and _fits(value, situation[key]) for key, value in wanted.items())
+        return matches(self.when, situation)
 
     def in_range(self, environment: Mapping[str, str]) -> bool:
         """Whether the environment's part of the condition holds: versions, backend, device, platform."""
@@ -76,7 +87,13 @@ class KnownIssue:
         return True
 
 
-def load_known_issues(checks: Mapping[str, Check], *files: Path) -> tuple[KnownIssue, ...]:
+def matches(when: Mapping[str, Any], situation: Mapping[str, Any]) -> bool:
+    """Whether the part of a condition that is about parameter and case holds."""
+    wanted = {key: value for key, value in when.items() if key not in (*VERSIONS, *PLACES)}
+    return all(key in situation and _fits(value, situation[key]) for key, value in wanted.items())
+
+
+def load_known_issues(checks: Mapping[str, Check], *files: Path, today: date | None = None) -> tuple[KnownIssue, ...]:
     """Return the packaged entries and those of the files, validated.
 
     Parameters
@@ -85,6 +102,8 @@ def load_known_issues(checks: Mapping[str, Check], *files: Path) -> tuple[KnownI
         The registered checks.
     *files : Path
         The user's own files.
+    today : date, optional
+        The day on which entries may have expired; the clock's by default.
 
     Raises
     ------
@@ -93,7 +112,7 @@ def load_known_issues(checks: Mapping[str, Check], *files: Path) -> tuple[KnownI
     """
     issues: dict[str, KnownIssue] = {}
     for path in (PACKAGED, *files):
-        for issue in read_known_issues(path, checks):
+        for issue in read_known_issues(path, checks, today):
             if issue.id in issues:
                 taken = issues[issue.id].source
                 raise KnownIssueError(f"{issue.source}: the id is taken already, by {taken}")
@@ -101,7 +120,7 @@ def load_known_issues(checks: Mapping[str, Check], *files: Path) -> tuple[KnownI
     return tuple(issues.values())
 
 
-def read_known_issues(path: Path, checks: Mapping[str, Check]) -> tuple[KnownIssue, ...]:
+def read_known_issues(path: Path, checks: Mapping[str, Check], today: date | None = None) -> tuple[KnownIssue, ...]:
     """Return one file's entries, validated.
 
     Raises
@@ -109,29 +128,41 @@ def read_known_issues(path: Path, checks: Mapping[str, Check]) -> tuple[KnownIss
     KnownIssueError
         With one line naming the file and the entry.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise KnownIssueError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from None
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise KnownIssueError(f"{path}: is not valid TOML: {' '.join(str(error).split())}") from None
+    document = read_toml(path)
     for key in document:
         if key != "issue":
             raise KnownIssueError(f"{path}: {unknown('key', key, ['issue'])}")
     entries = document.get("issue", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise KnownIssueError(f"{path}: 'issue' must be a list of tables, each headed [[issue]]")
-    return tuple(_issue(path, number, entry, checks) for number, entry in enumerate(entries, 1))
+    day = today or date.today()
+    return tuple(_issue(path, number, entry, checks, day) for number, entry in enumerate(entries, 1))
 
 
-def _issue(path: Path, number: int, entry: Mapping[str, Any], checks: Mapping[str, Check]) -> KnownIssue:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file.
+
+    Raises
+    ------
+    KnownIssueError
+        With one line: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KnownIssueError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from None
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or nested beyond reason
+        raise KnownIssueError(f"{path}: is not valid TOML: {' '.join(str(error).split())}") from None
+
+
+def _issue(path: Path, number: int, entry: Mapping[str, Any], checks: Mapping[str, Check], today: date) -> KnownIssue:
     """Return one entry, or raise with its place."""
     name = entry.get("id")
     source = f"{path}: issue {name!r}" if isinstance(name, str) else f"{path}: issue number {number}"
     try:
         for key in entry:
-            if key not in (*_REQUIRED, *_TABLES):
-                raise KnownIssueError(unknown("key", key, (*_REQUIRED, *_TABLES)))
+            if key not in (*_REQUIRED, *_OPTIONAL, *_TABLES):
+                raise KnownIssueError(unknown("key", key, (*_REQUIRED, *_OPTIONAL, *_TABLES)))
         for key in _REQUIRED:
             if not isinstance(entry.get(key), str) or not entry[key].strip():
                 raise KnownIssueError(f"{key} is missing; give it as a string")
@@ -140,11 +171,23 @@ def _issue(path: Path, number: int, entry: Mapping[str, Any], checks: Mapping[st
                 raise KnownIssueError(f"{key} must be a table, headed [issue.{key}]")
         if entry["check"] not in checks:
             raise KnownIssueError(unknown("check", entry["check"], checks))
-        issue = KnownIssue(**dict(entry), source=source)
+        last = _last_day(entry.get("expires"))
+        dated = {"expires": "" if last is None else last.isoformat(), "expired": last is not None and last < today}
+        issue = KnownIssue(**{**entry, **dated}, source=source)
         _validate(issue, checks[issue.check])
         return issue
     except BscheckError as error:
         raise KnownIssueError(f"{source}: {error}") from None
+
+
+def _last_day(value: Any) -> date | None:
+    """Return the day an entry ends on: a TOML date, or a string that says one."""
+    if value is None:
+        return None
+    try:
+        return value if type(value) is date else date.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise KnownIssueError(f"expires must be a date such as 2027-01-31, not {str(value)!r}") from None
 
 
 def _validate(issue: KnownIssue, check: Check) -> None:

@@ -94,6 +94,17 @@ def write_record(
         "selection": dict(selection or {}),
         "checks": dict(checks or {}),
     }
+    write_json(path, document)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document, all of it or none.
+
+    Raises
+    ------
+    RecordError
+        When the file cannot be written.
+    """
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
         replace_file(path, text.encode())

@@ -141,11 +141,21 @@ def _known_issues(pinned: Results, results: Results) -> list[str]:
     if held:
         each = "each still fails on its pinned case" if len(held) > 1 else "still fails on its pinned case"
         lines.append(_row("known issues", str(len(held)), each, "held"))
-    stale = [result for result in ran if result["verdict"] == "failed"]
+    failed = [result for result in ran if result["verdict"] == "failed"]
+    expired = [result for result in failed if is_expired(result)]
+    if expired:
+        lines.append(_row("known issues", str(len(expired)), "the date of the entry has passed", "EXPIRED"))
+        lines += [f"  {result['reason']}" for result in expired]
+    stale = [result for result in failed if result not in expired]
     if stale:
         lines.append(_row("known issues", str(len(stale)), "pinned case passes: delete the entry", "FIXED"))
     lines += [f"  {result['reason']}" for result in ran if result["verdict"] == "reported"]
     return lines + _held_shares(results)
+
+
+def is_expired(result: Mapping[str, Any]) -> bool:
+    """Whether a pinned case failed because its entry's date has passed, not because it is fixed."""
+    return bool(dict(dict(result.get("worst") or {}).get("figures") or {}).get("expired"))
 
 
 def _held_shares(results: Results) -> list[str]:

@@ -87,15 +87,33 @@ class Failure:
         What was seen.
     ablation : tuple of str
         One phrase for each option switched off: ``decay=none: still fails``.
+    suspects : tuple of str
+        Explanations that were tried out and agree with what was seen, the likeliest first.
     like : str
         The known defect this looks like, or "".
+    script : str
+        Name of the stand-alone program that shows the failure, among the run's scripts; "" where there is none.
+    no_script : str
+        Why there is none.
+    own_subject : bool
+        Whether the subject is a team's own, so that the parameter's name for it means nothing to bscheck.
+    steady : bool
+        Whether the case broke the promise again when it was run again.
+    expired : str
+        The known issue that would hold the case if its date had not passed, or "".
     """
 
     case: Mapping[str, Any]
     situation: str
     reading: Reading
     ablation: tuple[str, ...] = ()
+    suspects: tuple[str, ...] = ()
     like: str = ""
+    script: str = ""
+    no_script: str = ""
+    own_subject: bool = False
+    steady: bool = True
+    expired: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +138,8 @@ class Result:
         Wall time of the check, setting up included.
     exhibits : Exhibits
         Curves and tables of all its cases.
+    text : str
+        The whole text for the reader, where `bscheck.run_checks` made the result; not part of the JSON.
     """
 
     check: str
@@ -134,6 +154,10 @@ class Result:
     failure: Failure | None = None
     seconds: float = 0.0
     exhibits: Exhibits = field(default_factory=Exhibits)
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.text or f"{self.verdict} {self.check}[{'-'.join(self.param.values())}]"
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object; infinities and NaN become strings.
@@ -141,6 +165,7 @@ class Result:
         Curves and tables are there once, and only where there are any.
         """
         document = dataclasses.asdict(self)
+        del document["text"]
         exhibits = document.pop("exhibits")
         for reading in (document["worst"], (document["failure"] or {}).get("reading", {})):
             for key in exhibits:

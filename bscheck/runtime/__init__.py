@@ -81,6 +81,27 @@ class Runtime(Protocol):
     def relieve(self, forget: Callable[[], None]) -> None:
         """Call `forget`, which drops all compiled functions, where they leave too little room for more."""
 
+    def inference(self, model: Any, mode: str) -> Callable[[Any], Any]:
+        """Return ``f(x) -> outputs`` of the model at inference, without what training would keep for a gradient."""
+
+    def memory(self) -> tuple[int, int]:
+        """Return the device's bytes in use and their peak, (0, 0) where it has no counters (a CPU)."""
+
+    def reset_peak_memory(self) -> None:
+        """Let the peak begin anew where the backend can; JAX's is the process's."""
+
+    def tracing(self) -> bool:
+        """Whether what runs now is being traced into a program."""
+
+    def live_tensors(self) -> int:
+        """Return how many tensors this process holds."""
+
+    def compiled_memory(self, step: Callable[..., None], batch: Sequence[Any]) -> int | None:
+        """Return the bytes that the compiled step needs for a batch, exactly; None where the compiler does not say."""
+
+    def global_settings(self) -> Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
+        """Return the backend's own global state: a name, how to read it and how to put it back."""
+
     def describe(self) -> dict[str, str]:
         """Return backend_version, device (``cpu`` or ``gpu``), device_name, threads and tf32."""
 

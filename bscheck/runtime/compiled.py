@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bscheck.runtime import current, keras_module
-from bscheck.runtime.bench import CAPACITY, Array, precision, seeded
+from bscheck.runtime.bench import CAPACITY, Array, precision, seeded_initializers
 from bscheck.runtime.inference import filled, given, numbers, quiet
 from bscheck.runtime.probe import applied, make_probe
 
@@ -38,7 +38,7 @@ class Compiled:
         dtype: str = "float64",
     ) -> None:
         self.dtype = dtype
-        with seeded(0), precision(dtype):
+        with seeded_initializers(), precision(dtype):
             self.model = build()
             self.optimizer = (
                 make_probe(CAPACITY, micro_batches) if micro_batches else keras_module().optimizers.SGD(0.0)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bscheck.errors import one_line
 from bscheck.runtime import current, keras_module
 from bscheck.runtime.bench import Array, Bench, build_model, precision
 from bscheck.subject import examples, leaves, map_leaves
@@ -17,7 +18,31 @@ from bscheck.subject import examples, leaves, map_leaves
 
 def sources() -> tuple[str, ...]:
     """Return the ways in which examples can be given on this backend."""
-    return ("arrays", "generator", "pydataset", *(("dataset",) if current().name == "tensorflow" else ()))
+    own = ("dataset", "dataset_unknown") if current().name == "tensorflow" else ()
+    return ("arrays", "generator", "pydataset", *own)
+
+
+def refusals(bench: Bench) -> dict[str, str]:
+    """Return each way of giving examples with why the model refuses it, "" where it does not.
+
+    Keras's own loops take them all, and one that they do not take is a finding. A model with a ``fit``,
+    ``evaluate`` or ``predict`` of its own is asked with two examples.
+    """
+    own = bench.keras.Model
+    if all(getattr(type(bench.model), name) is getattr(own, name) for name in ("fit", "evaluate", "predict")):
+        return dict.fromkeys(sources(), "")
+    trainer, batch = Trainer(bench, "graph", 1), bench.cast(bench.subject.draw(0, 2))
+    return {source: _refusal(trainer, batch, source) for source in sources()}
+
+
+def _refusal(trainer: Trainer, batch: Sequence[Any], source: str) -> str:
+    try:
+        trainer.predict(batch[0], 1, source)
+        trainer.evaluate(batch, 1, source)
+        trainer.fit(batch, 1, source)
+    except Exception as error:
+        return one_line(error)
+    return ""
 
 
 def forward_function(bench: Bench, model: Any, training: bool, mode: str) -> Callable[[Any], list[Array]]:
@@ -97,6 +122,19 @@ class Trainer:
             arguments = stream(batch, batch_size, source)
             history = self.model.fit(**arguments, shuffle=False, epochs=1, verbose=0).history
         return numbers({name: values[-1] for name, values in history.items()})
+
+    def fit_and_validate(
+        self, batch: Sequence[Any], held_out: Sequence[Any], batch_size: int, source: str, epochs: int
+    ) -> list[Mapping[str, float]]:
+        """Return the history of each epoch, unshuffled; `held_out` is given as ``validation_data`` from the source."""
+        held = stream(held_out, batch_size + 1, source)
+        options = {"validation_data": held["x"]}
+        if source == "arrays":
+            options = {"validation_data": filled(held_out), "validation_batch_size": batch_size + 1}
+        with precision(self.bench.dtype), quiet():
+            arguments = stream(batch, batch_size, "arrays")
+            history = self.model.fit(**arguments, **options, shuffle=False, epochs=epochs, verbose=0).history
+        return [numbers({name: values[epoch] for name, values in history.items()}) for epoch in range(epochs)]
 
     def on_batch(self, path: str, batch: Sequence[Any]) -> Mapping[str, float]:
         """Return what ``train_on_batch`` or ``test_on_batch`` reports."""
@@ -239,7 +277,7 @@ def given(parts: tuple[Any, ...], batch_size: int, source: str) -> dict[str, Any
     if source == "arrays":
         names = ("x", "y", "sample_weight")[: len(parts)]
         return {**dict(zip(names, parts, strict=True)), "batch_size": batch_size}
-    makers = {"generator": _generator, "pydataset": _pydataset, "dataset": _dataset}
+    makers = {"generator": _generator, "pydataset": _pydataset, "dataset": _dataset, "dataset_unknown": _unknown}
     return {"x": makers[source](parts, batch_size)}
 
 
@@ -269,3 +307,12 @@ def _dataset(parts: tuple[Any, ...], batch_size: int) -> Any:
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensor_slices(_tuples(parts)).batch(batch_size)
+
+
+def _unknown(parts: tuple[Any, ...], batch_size: int) -> Any:
+    """Return a dataset that does not know its length, but its batches' size where they are all of one size."""
+    import tensorflow as tf
+
+    fixed = examples(parts[0]) % batch_size == 0
+    batches = tf.data.Dataset.from_tensor_slices(_tuples(parts)).batch(batch_size, drop_remainder=fixed)
+    return batches.filter(lambda *_: True)

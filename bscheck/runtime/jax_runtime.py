@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import time
@@ -117,7 +118,7 @@ class JaxRuntime:
     def synchronize(self, variables: Sequence[Any] = ()) -> None:
         # Arrays are computed in the background; effects_barrier waits for side effects alone.
         jax.effects_barrier()
-        jax.block_until_ready([v.value for v in variables] if variables else jax.live_arrays())
+        jax.block_until_ready([getattr(v, "value", v) for v in variables] if variables else jax.live_arrays())
 
     def relieve(self, forget: Callable[[], None]) -> None:
         # On a CPU every program takes about 50 memory mappings; where the kernel grants no more (65530 by default,
@@ -129,6 +130,33 @@ class JaxRuntime:
             forget()
             gc.collect()
             jax.clear_caches()
+
+    def inference(self, model: Any, mode: str) -> Callable[[Any], Any]:
+        call = self.compile(lambda x: model(x, training=False), mode)
+        return lambda x: call(_tensors(x))
+
+    def memory(self) -> tuple[int, int]:
+        counters = jax.devices()[0].memory_stats() or {}
+        return int(counters.get("bytes_in_use", 0)), int(counters.get("peak_bytes_in_use", 0))
+
+    def reset_peak_memory(self) -> None:
+        pass
+
+    def tracing(self) -> bool:
+        return not jax.core.trace_state_clean()
+
+    def live_tensors(self) -> int:
+        return len(jax.live_arrays())
+
+    def compiled_memory(self, step: Callable[..., None], batch: Sequence[Any]) -> int | None:
+        return step.memory(*batch) if isinstance(step, _Step) else None
+
+    def global_settings(self) -> Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
+        names = ("jax_enable_x64", "jax_disable_jit", "jax_debug_nans")
+        return [
+            (name, functools.partial(getattr, jax.config, name), functools.partial(jax.config.update, name))
+            for name in names
+        ]
 
     def describe(self) -> dict[str, str]:
         device = jax.devices()[0]
@@ -244,6 +272,16 @@ class _Step:
         variables = [self.gradient.trainable, others, self.optimizer.variables]
         for old, new in zip(variables, self.compiled(*map(_values, variables), *batch), strict=True):
             _assign(zip(old, new, strict=True))
+
+    def memory(self, x: Any, y: Any, w: Any) -> int | None:
+        """Return the bytes of arguments, results and scratch of the compiled program."""
+        batch = _tensors((x, y, w))
+        variables = [self.gradient.trainable, self.gradient.others_of(batch), self.optimizer.variables]
+        found = self.compiled.lower(*map(_values, variables), *batch).compile().memory_analysis()
+        if found is None:
+            return None
+        sizes = (found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes)
+        return int(sum(sizes) - found.alias_size_in_bytes)
 
     def _pure(self, trainable: Any, others: Any, slots: Any, x: Any, y: Any, w: Any) -> Any:
         (_, after), gradients = self.gradient.pure(trainable, others, x, y, w)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bscheck.runtime import current, keras_module
-from bscheck.runtime.bench import Array, precision, seeded
+from bscheck.runtime.bench import Array, precision, seeded_initializers
 
 #: Arguments of a call: positional and by name, trees of arrays.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -45,7 +45,7 @@ class LayerRig:
         self.runtime = current()
         self.keras = keras_module()
         self.compiled = compiled or self.runtime.compiles_per_shape
-        with seeded(0), precision(dtype):
+        with seeded_initializers(), precision(dtype):
             self.layer = make(self.keras)
             self._takes_training = "training" in inspect.signature(self.layer.call).parameters
             self.layer(*self.tensors(arguments)[0], **self.tensors(arguments)[1])
@@ -91,11 +91,14 @@ class LayerRig:
             return self.keras.ops.convert_to_tensor(tree, "float64" if self.dtype == "float64" else "float32")
         return self.keras.ops.convert_to_tensor(tree)
 
-    def raw(self, arguments: Arguments, training: bool = False, eager: bool = False) -> list[Any]:
-        """Return the output tensors of a call; what it does to the variables stays."""
+    def raw(self, arguments: Arguments, training: bool = False, eager: bool = False, traced: bool = False) -> list[Any]:
+        """Return the output tensors of a call; what it does to the variables stays.
+
+        Without `eager` or `traced` (for a batch of unknown size), the call is what is cheaper.
+        """
         with precision(self.dtype):
             args, kwargs = self.tensors(arguments)
-            if eager or not self.compiled:
+            if eager or not (self.compiled or traced):
                 return self._outputs(args, kwargs, training)
             leaves, rebuild = _flatten((args, kwargs))
             if any(isinstance(leaf, np.ndarray) for leaf in leaves):  # strings, which only eager layers take
@@ -110,11 +113,11 @@ class LayerRig:
                 self._functions[key] = self.runtime.compile_for_any_batch(call, leaves)
             return list(self._functions[key](*leaves))
 
-    def call(self, arguments: Arguments, training: bool = False) -> list[Array]:
+    def call(self, arguments: Arguments, training: bool = False, traced: bool = False) -> list[Array]:
         """Return the outputs of a call as float64 arrays; what it does to the variables stays."""
         # Some layers draw from Python's own generator, seed or no seed.
-        with seeded(0) if training else contextlib.nullcontext():
-            return self.arrays(self.raw(arguments, training))
+        with seeded_initializers() if training else contextlib.nullcontext():
+            return self.arrays(self.raw(arguments, training, traced=traced))
 
     def arrays(self, outputs: Sequence[Any]) -> list[Array]:
         """Return tensors as float64 arrays."""

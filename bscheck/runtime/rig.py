@@ -45,6 +45,7 @@ class Rig:
         dtype: str = "float32",
         constraint: str = "none",
         overwritten: Sequence[str] = (),
+        undecayed: Sequence[str] = (),
     ) -> None:
         self.keras = keras_module()
         self.dtype = dtype
@@ -64,6 +65,9 @@ class Rig:
             for name in overwritten:
                 self.variables[self.names.index(name)].overwrite_with_gradient = True
             self.optimizer = make()
+            if undecayed:
+                listed = [self.variables[self.names.index(name)] for name in undecayed]
+                self.optimizer.exclude_from_weight_decay(var_list=listed)
             self.optimizer.build(self.variables)
             self._apply = current().apply_function(self.optimizer, self.variables, mode)
         self._kept = [*self.optimizer.variables, *_untracked(self.optimizer)]

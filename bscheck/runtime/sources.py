@@ -10,7 +10,7 @@ from bscheck.runtime import current, keras_module
 #: Streams of every backend; those of one backend follow in `training_sources`.
 COMMON = ("arrays", "generator", "pydataset", "pydataset_threads")
 OWN = {
-    # A static batch dimension where all batches are of one size; none; and no known number of batches.
+    # A static batch dimension where all batches are of one size; none; and the first without a known length.
     "tensorflow": ("dataset", "dataset_dynamic", "dataset_unknown"),
     "torch": ("dataloader",),
 }
@@ -105,7 +105,8 @@ def _dynamic(parts: Batch, batches: Sequence[Batch], batch_size: int) -> Any:
 def _unknown(parts: Batch, batches: Sequence[Batch], batch_size: int) -> Any:
     import tensorflow as tf
 
-    signature = tuple(tf.TensorSpec((None, *p.shape[1:]), p.dtype) for p in parts)
+    size = batch_size if len(parts[0]) % batch_size == 0 else None
+    signature = tuple(tf.TensorSpec((size, *p.shape[1:]), p.dtype) for p in parts)
     return tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -135,6 +136,34 @@ class TensorFlowRuntime:
     def relieve(self, forget: Callable[[], None]) -> None:
         pass
 
+    def inference(self, model: Any, mode: str) -> Callable[[Any], Any]:
+        call = _relaxed(lambda x, y, w: model(x, training=False), mode)
+        return lambda x: call(x, None, None)
+
+    def memory(self) -> tuple[int, int]:
+        info = tf.config.experimental.get_memory_info(_device())
+        return int(info["current"]), int(info["peak"])
+
+    def reset_peak_memory(self) -> None:
+        tf.config.experimental.reset_memory_stats(_device())
+
+    def tracing(self) -> bool:
+        return not tf.executing_eagerly()
+
+    def live_tensors(self) -> int:
+        return sum(issubclass(type(o), tf.Tensor) for o in gc.get_objects())
+
+    def compiled_memory(self, step: Callable[..., None], batch: Sequence[Any]) -> int | None:
+        return None
+
+    def global_settings(self) -> Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
+        config = tf.config
+        return [
+            ("eager execution of functions", config.functions_run_eagerly, config.run_functions_eagerly),
+            ("XLA for functions", config.optimizer.get_jit, config.optimizer.set_jit),
+            ("soft device placement", config.get_soft_device_placement, config.set_soft_device_placement),
+        ]
+
     def describe(self) -> dict[str, str]:
         gpus = tf.config.list_physical_devices("GPU")
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else ""
@@ -171,6 +200,10 @@ def _relaxed(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
         return traced[key](*[t for t in flat if t is not None])
 
     return run
+
+
+def _device() -> str:
+    return "GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0"
 
 
 def _tensors(tree: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -102,6 +103,36 @@ class TorchRuntime:
     def relieve(self, forget: Callable[[], None]) -> None:
         pass
 
+    def inference(self, model: Any, mode: str) -> Callable[[Any], Any]:
+        def call(x: Any) -> Any:
+            with torch.no_grad():
+                return model(_tensors(x), training=False)
+
+        return call
+
+    def memory(self) -> tuple[int, int]:
+        return int(torch.cuda.memory_allocated()), int(torch.cuda.max_memory_allocated())
+
+    def reset_peak_memory(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def tracing(self) -> bool:
+        return False
+
+    def live_tensors(self) -> int:
+        return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+
+    def compiled_memory(self, step: Callable[..., None], batch: Sequence[Any]) -> int | None:
+        return None
+
+    def global_settings(self) -> Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
+        return [
+            ("default dtype", torch.get_default_dtype, torch.set_default_dtype),
+            ("recording of gradients", torch.is_grad_enabled, torch.set_grad_enabled),
+            ("threads", torch.get_num_threads, torch.set_num_threads),
+        ]
+
     def describe(self) -> dict[str, str]:
         gpu = torch.cuda.is_available()
         tf32 = torch.backends.cudnn.allow_tf32 or torch.get_float32_matmul_precision() != "highest"
@@ -130,7 +161,7 @@ def _tensors(tree: Any) -> Any:
 
 def _copied(gradient: Any) -> Any:
     """Return an array as a tensor of its own: torch optimizers may change a gradient in place."""
-    return keras.ops.convert_to_tensor(np.array(gradient))
+    return torch.clone(keras.ops.convert_to_tensor(gradient)).detach()
 
 
 RUNTIME = TorchRuntime()

@@ -1,23 +1,26 @@
 #!/usr/bin/env python3
 """Draw many cases of each cheap property in one warm process and print the worst share of the bound.
 
-    python tests/benchmarks/false_alarms.py --cases 100000 --seed 1 [--check NAME ...] [--minutes 30]
+    python tests/benchmarks/false_alarms.py --cases 100000 --seed 1 [--check NAME ...] [--family NAME] [--minutes 30]
 
 Models and traced functions stay warm, so a case costs what it costs inside the gate. A case that breaks its bound and
 is not covered by a known issue is a false alarm (or a defect of Keras); it is printed with its check and parameter.
-Parameters take turns, so that a run cut short by ``--minutes`` has drawn from all of them. Exit code 1 if there was
-any false alarm.
+Checks take turns of a few seconds, and so do the parameters of each, so a run that is cut short (``--minutes``, Ctrl-C,
+SIGTERM) has drawn from all of them; it prints the table of what it drew. A line a minute on stderr says how far it is.
+Exit code 1 if there was any false alarm.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import random
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 #: Properties that cost milliseconds a case: the others train, evaluate or time whole models.
@@ -65,7 +68,10 @@ CHEAP = (
 )
 
 #: Cases that Hypothesis draws at a time; a batch's seed follows from the run's seed and the batch's number.
-BATCH = 200
+BATCH = 100
+
+#: Seconds of a check's turn, and between two lines on stderr.
+TURN, TOLD = 10.0, 60.0
 
 
 @dataclass
@@ -78,7 +84,11 @@ class Tally:
     seconds: float = 0.0
     worst: float = 0.0
     where: str = ""
-    not_applicable: set[str] = field(default_factory=set)
+
+    def row(self, name: str) -> str:
+        """Return the line of the table."""
+        rate = self.cases / self.seconds if self.seconds else 0.0
+        return f"{name:56} {self.cases:7d} {self.held:6d} {self.alarms:6d} {rate:8.1f}  {self.worst:.0%} ({self.where})"
 
 
 def drawn(strategy: Any, seed: int) -> list[Any]:
@@ -113,47 +123,79 @@ def batches(check: Any, contexts: list[Any], seed: int) -> Iterator[tuple[Any, l
         number += 1
 
 
-def soak(check: Any, wanted: int, seed: int, until: float, mode: str) -> Tally:
-    """Execute cases of one check until there are enough or the time is up."""
-    import dataclasses
+class Soak:
+    """One check, drawn from in turns."""
 
-    from bscheck.checks import all_checks
-    from bscheck.checks.context import Context
-    from bscheck.diagnose import attempt
-    from bscheck.results.known_issues import load_known_issues
-    from bscheck.results.verdict import NotApplicable
+    def __init__(self, name: str, seed: int, mode: str) -> None:
+        from bscheck.checks import all_checks, get_check
+        from bscheck.checks.context import Context
+        from bscheck.results.known_issues import load_known_issues
 
-    issues = [issue for issue in load_known_issues(all_checks()) if issue.check == check.name]
-    tally, contexts = Tally(), []
-    for param in check.params():
-        context = Context(param)
-        reason = check.applies(context)
-        tally.not_applicable |= {reason} if reason else set()
-        contexts += [] if reason else [context]
-    start = time.perf_counter()
-    for context, cases in batches(check, contexts, seed):
-        for case in cases:
-            if mode and hasattr(case, "mode"):
-                case = dataclasses.replace(case, mode=mode)
-            try:
-                reading = attempt(check, context, case)
-            except NotApplicable:
-                continue
-            tally.cases += 1
-            if reading.holds:
-                if reading.share > tally.worst:
-                    tally.worst, tally.where = reading.share, f"{context.param.id}, {case}"
-                continue
-            situation = {**context.param.as_dict(), **case.to_json()}
-            if any(issue.covers(check.name, situation, context.environment) for issue in issues):
-                tally.held += 1
-                continue
-            tally.alarms += 1
-            print(f"ALARM {check.name}[{context.param.id}] {case}: {reading.seen}", flush=True)
-        if tally.cases >= wanted or time.perf_counter() > until:
-            break
-    tally.seconds = time.perf_counter() - start
-    return tally
+        self.check = get_check(name)
+        self.mode = mode
+        self.issues = [issue for issue in load_known_issues(all_checks()) if issue.check == name]
+        self.tally = Tally()
+        contexts = [Context(param) for param in self.check.params()]
+        self.cases = (
+            (context, case)
+            for context, cases in batches(self.check, [c for c in contexts if not self.check.applies(c)], seed)
+            for case in cases
+        )
+
+    def turn(self, wanted: int, until: float) -> bool:
+        """Execute cases until the turn is over; return whether there is more to do."""
+        start = time.perf_counter()
+        try:
+            for context, case in self.cases:
+                self.execute(context, dataclasses.replace(case, mode=self.mode) if self.mode else case)
+                if self.tally.cases >= wanted:
+                    return False
+                if time.perf_counter() > min(until, start + TURN):
+                    return True
+            return False
+        finally:
+            self.tally.seconds += time.perf_counter() - start
+
+    def execute(self, context: Any, case: Any) -> None:
+        """Hold one case against its bound, and count it."""
+        from bscheck.diagnose import attempt
+        from bscheck.results.verdict import NotApplicable
+
+        tally = self.tally
+        try:
+            reading = attempt(self.check, context, case)
+        except NotApplicable:
+            return
+        tally.cases += 1
+        if reading.holds:
+            if reading.share > tally.worst:
+                tally.worst, tally.where = reading.share, f"{context.param.id}, {case}"
+            return
+        situation = {**context.param.as_dict(), **case.to_json()}
+        if any(issue.covers(self.check.name, situation, context.environment) for issue in self.issues):
+            tally.held += 1
+            return
+        tally.alarms += 1
+        print(f"ALARM {self.check.name}[{context.param.id}] {case}: {reading.seen}", flush=True)
+
+
+def run(soaks: dict[str, Soak], wanted: int, minutes: float) -> None:
+    """Give the checks turns until each has enough cases or the time is up."""
+    start = told = time.perf_counter()
+    waiting = dict(soaks)
+    while waiting:
+        for name, soak in list(waiting.items()):
+            if not soak.turn(wanted, start + 60 * minutes):
+                del waiting[name]
+            if time.perf_counter() > start + 60 * minutes:
+                return
+            if time.perf_counter() > told + TOLD:
+                told = time.perf_counter()
+                tallies = [s.tally for s in soaks.values()]
+                cases, alarms = sum(t.cases for t in tallies), sum(t.alarms for t in tallies)
+                fewest = min(t.cases for t in tallies)
+                text = f"{(told - start) / 60:.0f} min: {cases} cases, fewest of a check {fewest}, {alarms} alarms"
+                print(text, file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -162,29 +204,31 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=1000, help="cases of each check")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other cases")
     parser.add_argument("--check", action="append", help="only this check (repeatable)")
+    parser.add_argument("--family", help="only the cheap checks of this family")
     parser.add_argument("--mode", default="", help="execute every case in this mode instead of the drawn one")
-    parser.add_argument("--minutes", type=float, default=1e6, help="stop each check after this time")
+    parser.add_argument("--minutes", type=float, default=1e6, help="stop after this time")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     random.seed(0)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from bscheck.checks import get_check
     from bscheck.runtime.environment import describe
 
     described = describe()
     print(f"keras {described['keras']}, {described['backend']} {described['backend_version']}, seed {options.seed}")
+    names = [n for n in options.check or CHEAP if options.family in (None, get_check(n).family)]
+    soaks = {name: Soak(name, options.seed, options.mode) for name in names}
+    try:
+        run(soaks, options.cases, options.minutes)
+    except KeyboardInterrupt:
+        print("interrupted")
     print(f"{'check':56} {'cases':>7} {'held':>6} {'alarms':>6} {'cases/s':>8}  worst share of the bound")
-    alarms = 0
-    for name in options.check or CHEAP:
-        until = time.perf_counter() + 60 * options.minutes
-        tally = soak(get_check(name), options.cases, options.seed, until, options.mode)
-        rate = tally.cases / tally.seconds if tally.seconds else 0.0
-        print(
-            f"{name:56} {tally.cases:7d} {tally.held:6d} {tally.alarms:6d} {rate:8.1f}  "
-            f"{tally.worst:.0%} ({tally.where})",
-            flush=True,
-        )
-        alarms += tally.alarms
-    return int(alarms > 0)
+    for name, soak in soaks.items():
+        print(soak.tally.row(name))
+    tallies = [soak.tally for soak in soaks.values()]
+    totals = (sum(getattr(t, key) for t in tallies) for key in ("cases", "held", "alarms"))
+    print(f"{'total':56} {next(totals):7d} {next(totals):6d} {next(totals):6d}")
+    return int(any(tally.alarms for tally in tallies))
 
 
 if __name__ == "__main__":

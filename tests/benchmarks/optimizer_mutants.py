@@ -1,31 +1,43 @@
 """How many small changes of Keras's own update rules are noticed: ``python tests/benchmarks/optimizer_mutants.py``.
 
-Every expression of an optimizer's update (each call of an operation, each sum or product, each constant) is scaled by
-1.005 in turn, and ``optimizer_follows_its_published_recurrence`` runs at default settings on the changed class. What
-is not noticed is printed with its line; some changes cannot be: a factor on something that is zero or decides nothing.
+Every expression of an optimizer's update (each call of an operation, each sum, product or power, each constant and
+hyperparameter) is changed in turn, in Keras's own source as it is installed: *scaled* by 1.005, *dropped* (a term or a
+factor left out, a function of one thing replaced by that thing), or *swapped* (operands exchanged, one hyperparameter
+for another). Each change acts *always*, in the *first* update, in every *other* update, where an *option* has not its
+default, or where the *rate* is not that of the update before. The checks of the update rules run at default settings
+on the changed class; what none of them notices is printed with its line, and why, where that is known: a change of
+something that decides nothing.
 
-    --factor 1.0005      another size
-    --only Adam Muon     these classes alone
+    --factor 1.0005             another size
+    --only Adam Muon            these classes alone
+    --kinds scale drop swap     these changes alone
+    --when always first ...     at these times alone
+    --sample 0.1                a tenth of all changes, drawn by --seed
 """
 
 import argparse
 import ast
 import copy
 import inspect
+import re
 import textwrap
+import time
+from collections import Counter
+from contextlib import ExitStack
 from unittest import mock
 
 import keras
+import numpy as np
 from keras.src.optimizers import base_optimizer
 
 from bscheck.checks import Param, all_checks, get_check
+from bscheck.checks import run as runner
 from bscheck.checks.context import Context, forget
 from bscheck.checks.run import RunSettings, run_check
+from bscheck.oracles.optimizers import RECURRENCES
 from bscheck.results.known_issues import load_known_issues
 from bscheck.results.verdict import Verdict
 from bscheck.surface.optimizers import variants
-
-CHECK = "optimizer_follows_its_published_recurrence"
 
 #: Methods that make an update; the base class's are tried with one optimizer.
 METHODS = (
@@ -33,66 +45,191 @@ METHODS = (
     "_update_model_variables_moving_average", "_backend_apply_gradients", "_clip_by_norm", "_apply_weight_decay",
 )  # fmt: skip
 NOT_NUMBERS = ("shape", "cast", "convert_to_tensor", "cond", "_get_variable_index", "len", "range", "append")
+KINDS = ("scale", "drop", "swap")
+WHEN = ("always", "first", "other", "option", "rate")
+
+#: Changes that no update can show, by class, source text and kind (patterns), with the reason.
+EQUIVALENT: tuple[tuple[str, str, str, str], ...] = ()
 
 
-class Scaled(ast.NodeTransformer):
-    """Scales the n-th expression; `count` says how many there are."""
+class Change(ast.NodeTransformer):
+    """Makes the n-th change of a kind; `count` says how many there are."""
 
-    def __init__(self, target, factor):
-        self.target, self.factor, self.count, self.line = target, factor, 0, 0
+    def __init__(self, target, kind, factor, hyper, when):
+        self.target, self.kind, self.factor, self.hyper, self.when = target, kind, factor, hyper, when
+        self.count, self.line, self.text = 0, 0, ""
 
-    def _maybe(self, node):
-        self.count += 1
-        if self.count - 1 != self.target:
-            return node
-        self.line = node.lineno
-        product = ast.BinOp(left=node, op=ast.Mult(), right=ast.Constant(self.factor))
-        return ast.copy_location(product, node)
+    def _maybe(self, node, *forms):
+        for form in forms:
+            self.count += 1
+            if self.count - 1 == self.target:
+                self.line, self.text = node.lineno, f"{ast.unparse(node)} -> {ast.unparse(form)}"
+                return ast.copy_location(form if self.when == "always" else _chosen(node, form), node)
+        return node
+
+    def _scaled(self, node):
+        return ast.BinOp(left=node, op=ast.Mult(), right=ast.Constant(self.factor))
 
     def visit_Call(self, node):
         called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         owner = getattr(getattr(node.func, "value", None), "id", "")
         self.generic_visit(node)
-        return self._maybe(node) if owner == "ops" and called not in NOT_NUMBERS else node
+        if owner != "ops" or called in NOT_NUMBERS or not node.args:
+            return node
+        if self.kind == "scale":
+            return self._maybe(node, self._scaled(node))
+        if self.kind == "drop":
+            return self._maybe(node, *[a for a in node.args if isinstance(a, ast.expr)])
+        if len(node.args) == 2 and called in ("subtract", "divide", "power", "matmul"):
+            return self._maybe(node, ast.Call(node.func, node.args[::-1], node.keywords))
+        return node
 
     def visit_BinOp(self, node):
         self.generic_visit(node)
-        return self._maybe(node) if not isinstance(node.op, ast.Mod) else node
+        if isinstance(node.op, ast.Mod):
+            return node
+        if self.kind == "scale":
+            return self._maybe(node, self._scaled(node))
+        if self.kind == "drop":
+            return self._maybe(node, node.left, node.right)
+        if isinstance(node.op, (ast.Sub, ast.Div, ast.Pow)):
+            return self._maybe(node, ast.BinOp(node.right, node.op, node.left))
+        return node
 
     def visit_Constant(self, node):
-        return self._maybe(node) if type(node.value) is float else node
+        scaled = type(node.value) is float and self.kind == "scale"
+        return self._maybe(node, self._scaled(node)) if scaled else node
+
+    def visit_Attribute(self, node):
+        self.generic_visit(node)
+        ours = isinstance(node.value, ast.Name) and node.value.id == "self" and isinstance(node.ctx, ast.Load)
+        if not ours or node.attr not in self.hyper:
+            return node
+        if self.kind == "scale":
+            return self._maybe(node, self._scaled(node))
+        others = [name for name in self.hyper if name != node.attr] if self.kind == "swap" else []
+        return self._maybe(node, *(ast.Attribute(node.value, name, node.ctx) for name in others))
 
 
-def mutants(owner, name, factor):
-    """Yield ``(line, function)`` for each changed form of a method of its own."""
+def _chosen(node, form):
+    """Return the expression that takes the changed form where the condition holds."""
+    nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
+    thunks = [ast.Lambda(nothing, copy.deepcopy(part)) for part in (node, form)]
+    return ast.Call(ast.Name("__chosen__", ast.Load()), [ast.Name("self", ast.Load()), *thunks], [])
+
+
+def chooser(when, rates):
+    """Return what `_chosen` calls."""
+
+    def holds(self):
+        iterations = keras.ops.convert_to_tensor(self.iterations)
+        if when == "first":
+            return keras.ops.equal(iterations, 0)
+        if when == "other":
+            return keras.ops.equal(keras.ops.mod(iterations, 2), 1)
+        if when == "rate":
+            now = keras.ops.cast(self.learning_rate, "float64")
+            return keras.ops.logical_and(keras.ops.greater(iterations, 0), keras.ops.not_equal(now, rates(self)))
+        plain, own = type(self)().get_config(), self.get_config()
+        return any(own[k] != v for k, v in plain.items() if k not in ("name", "learning_rate"))
+
+    def chosen(self, sound, changed):
+        condition = holds(self)
+        if isinstance(condition, bool):
+            return changed() if condition else sound()
+        return keras.ops.where(condition, changed(), sound())
+
+    return chosen
+
+
+class Rates:
+    """The rate of each optimizer's latest update, also within a graph."""
+
+    def __init__(self):
+        self._seen = {}
+
+    def __call__(self, optimizer):
+        import tensorflow as tf
+
+        if id(optimizer) not in self._seen:
+            with tf.init_scope():
+                self._seen[id(optimizer)] = (tf.Variable(-1.0, dtype="float64", trainable=False), optimizer)
+        return self._seen[id(optimizer)][0]
+
+    def plant(self):
+        """Return the patch that notes the rate after every update."""
+        sound, seen = base_optimizer.BaseOptimizer.apply, self
+
+        def apply(self, *args, **kwargs):
+            done = sound(self, *args, **kwargs)
+            seen(self).assign(keras.ops.cast(self.learning_rate, "float64"))
+            return done
+
+        return mock.patch.object(base_optimizer.BaseOptimizer, "apply", apply)
+
+
+def hyperparameters(owner):
+    """Return the names of a class's own numbers."""
+    try:
+        made = owner()
+    except TypeError:
+        return ()
+    names = set(inspect.signature(owner.__init__).parameters) - {"learning_rate", "weight_decay", "ema_momentum"}
+    return tuple(sorted(n for n in names if type(getattr(made, n, None)) is float))
+
+
+def mutants(owner, name, kind, when, factor, rates):
+    """Yield ``(text, function)`` for each changed form of a method of its own."""
     original = vars(owner).get(name)
     if original is None or not inspect.isfunction(original):
         return
-    tree = ast.parse(textwrap.dedent(inspect.getsource(original)))
-    counter = Scaled(-1, factor)
+    tree, hyper = ast.parse(textwrap.dedent(inspect.getsource(original))), hyperparameters(owner)
+    tree.body[0].decorator_list = []
+    counter = Change(-1, kind, factor, hyper, when)
     counter.visit(copy.deepcopy(tree))
     for target in range(counter.count):
-        change = Scaled(target, factor)
+        change = Change(target, kind, factor, hyper, when)
         changed = ast.fix_missing_locations(change.visit(copy.deepcopy(tree)))
-        scope = dict(original.__globals__)
+        scope = {**original.__globals__, "__chosen__": chooser(when, rates)}
         exec(compile(changed, f"<{name}>", "exec"), scope)
-        yield change.line, scope[name]
+        yield f"line {change.line}: {change.text}", scope[name]
 
 
-def noticed(names, settings):
-    """Return whether the check fails for any of these optimizers."""
+def checks_of(name, when):
+    """Return the checks that follow an optimizer, with their parameters; the likeliest first."""
+    found = [("optimizer_follows_its_published_recurrence", name)]
+    if name in RECURRENCES:
+        found.append(("training_follows_the_published_recurrence", name))
+    return found[::-1] if when == "rate" else found
+
+
+def noticed(names, when, settings):
+    """Return whether a check fails for any of these optimizers."""
     for name in names:
-        forget()
-        result = run_check(get_check(CHECK), Context(Param.of(optimizer=name)), settings)
-        if result.verdict == Verdict.FAILED:
-            return True
+        for check, optimizer in checks_of(name, when):
+            forget()
+            context = Context(Param.of(optimizer=optimizer))
+            if run_check(get_check(check), context, settings).verdict == Verdict.FAILED:
+                return True
     return False
 
 
+def why_equivalent(owner, text, kind):
+    """Return the reason why a change decides nothing, or ""."""
+    for class_name, pattern, kinds, reason in EQUIVALENT:
+        if re.fullmatch(class_name, owner) and re.search(pattern, text) and re.fullmatch(kinds, kind):
+            return reason
+    return ""
+
+
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--factor", type=float, default=1.005)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
+    parser.add_argument("--when", nargs="*", default=WHEN, choices=WHEN)
+    parser.add_argument("--sample", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     settings = RunSettings(known_issues=load_known_issues(all_checks()))
     classes = {}
@@ -100,22 +237,40 @@ def main():
         classes.setdefault(variant.class_name, []).append(variant.name)
     owners = [(getattr(keras.optimizers, c), names) for c, names in classes.items()]
     owners += [(base_optimizer.BaseOptimizer, ["adam"]), (keras.optimizers.Optimizer.__mro__[1], ["adam"])]
-    caught = total = 0
-    for owner, names in owners:
-        if asked.only and owner.__name__ not in asked.only:
-            continue
-        for method in METHODS:
-            for line, function in mutants(owner, method, asked.factor):
-                total += 1
-                with mock.patch.object(owner, method, function):
-                    seen = noticed(names, settings)
-                caught += seen
-                if not seen:
-                    text = inspect.getsource(vars(owner)[method]).splitlines()[line - 1].strip()
-                    print(f"not noticed: {owner.__name__}.{method}, line {line}: {text}", flush=True)
-        print(f"{owner.__name__}: {caught} of {total} so far", flush=True)
+    rng, counts = np.random.default_rng(asked.seed), Counter()
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(runner, "SHRINK_SECONDS", 0.0))
+        patches.enter_context(mock.patch.object(runner, "ablate", return_value=()))
+        for owner, names in owners:
+            if asked.only and owner.__name__ not in asked.only:
+                continue
+            started = time.monotonic()
+            for kind in asked.kinds:
+                for when in asked.when:
+                    try_all(owner, names, kind, when, asked, rng, settings, counts)
+            told = ", ".join(f"{n} {what}" for what, n in counts.items())
+            print(f"{owner.__name__}: {told} so far ({time.monotonic() - started:.0f} s)", flush=True)
     forget()
-    print(f"{caught} of {total} changes by a factor of {asked.factor} are noticed")
+    total = sum(counts.values())
+    print(
+        f"{counts['noticed']} of {total} changes noticed, {counts['equivalent']} equivalent, {counts['missed']} missed"
+    )
+
+
+def try_all(owner, names, kind, when, asked, rng, settings, counts):
+    """Make every change of one kind and time, drawn by the sample; count and print."""
+    for method in METHODS:
+        rates = Rates()
+        for text, function in mutants(owner, method, kind, when, asked.factor, rates):
+            if rng.random() > asked.sample:
+                continue
+            with mock.patch.object(owner, method, function), rates.plant():
+                seen = noticed(names, when, settings)
+            reason = "" if seen else why_equivalent(owner.__name__, text, kind)
+            counts["noticed" if seen else "equivalent" if reason else "missed"] += 1
+            if not seen:
+                told = f"equivalent ({reason})" if reason else "missed"
+                print(f"{told}: {owner.__name__}.{method}, {kind}, {when}, {text}", flush=True)
 
 
 if __name__ == "__main__":

@@ -110,20 +110,33 @@ def test_gpu_job_is_behind_label_or_queue_fork_and_approval() -> None:
     assert "SOURCE_PROJECT_ID != $CI_MERGE_REQUEST_PROJECT_ID" in rules[0]["if"]
 
 
-def test_gate_of_the_github_template_leaves_record_junit_and_summary(tmp_path: Path) -> None:
+#: A fault in Keras, so that there is something to tell.
+PLANTED = """
+import keras
+schedule = keras.optimizers.schedules.ExponentialDecay
+right = schedule.__call__
+schedule.__call__ = lambda self, step: 0.5 * right(self, step)
+"""
+
+
+def test_red_gate_of_the_github_template_is_told_everywhere(tmp_path: Path) -> None:
     pytest.importorskip("keras", reason="Keras is not installed")
+    (tmp_path / "planted.py").write_text(PLANTED)
     summary = tmp_path / "summary.md"
-    variables = {**CHEAP, "GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
+    variables = CHEAP | {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary), "PYTEST_PLUGINS": "planted"}
     ran = run(script("github.yml", "cpu: Gate").replace("-n auto", "-n 0"), tmp_path, **variables)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "::error" not in ran.stdout
+    assert ran.returncode == 1, ran.stdout + ran.stderr
     record = json.loads((tmp_path / "gate-results" / "record.json").read_text())
-    assert {r["check"] for r in record["results"]} >= {CHEAP["BSCHECK_CHECK"]}
+    failed = [r for r in record["results"] if r["verdict"] == "failed"]
+    assert {r["check"] for r in failed} == {CHEAP["BSCHECK_CHECK"]}
+    told = [line for line in ran.stdout.splitlines() if line.startswith("::error ")]
+    assert len(told) == len(failed)
+    assert f"title={CHEAP['BSCHECK_CHECK']}[ExponentialDecay" in told[0]
     assert (tmp_path / "gate-results" / "junit.xml").stat().st_size > 0
     from bscheck.cli import COMMANDS
 
     if "report" in COMMANDS:
-        assert "keras" in summary.read_text()
+        assert CHEAP["BSCHECK_CHECK"] in summary.read_text()
 
 
 def test_seed_of_the_night_is_printed_kept_and_handed_on(tmp_path: Path) -> None:

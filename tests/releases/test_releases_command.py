@@ -133,6 +133,17 @@ def test_killed_it_goes_on_where_it_was(shelf, number: signal.Signals) -> None:
     assert "keras-3.5.0+tensorflow-2.21.0: run" in ran.stderr
 
 
+def test_gate_that_is_killed_could_not_be_run(shelf) -> None:
+    shelf.keras("3.4.1")
+    process = shelf.start("releases", "keras==3.4.1", "--jobs", "1", SLOW="60")
+    lines = iter(process.stderr.readline, "")
+    assert any("the gate runs" in line for line in lines)
+    os.kill(_child_of(process.pid), signal.SIGKILL)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert "could not be run: the gate was killed by SIGKILL (out of memory? fewer at a time: --jobs 1)" in out
+
+
 def _child_of(pid: int) -> int:
     """Return the gate that the command started, once it is there."""
     for _ in range(200):

@@ -1,0 +1,205 @@
+"""Programs for single layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bscheck.cases import LayerCase, StatefulCase
+from bscheck.checks import Check
+from bscheck.checks.context import Context
+from bscheck.reproduce import NoScript
+from bscheck.reproduce.text import array, keras_object, program, raised, tree, what
+from bscheck.results.verdict import Reading
+
+_FLAT = """
+def flat(outputs):
+    return [keras.ops.convert_to_numpy(o) for o in keras.tree.flatten(outputs) if o is not None]
+"""
+
+
+def _layer(context: Context, case: LayerCase, *, build: bool = True) -> str:
+    """Return the statements that make the layer of a case, give it its weights, and draw what it is called with."""
+    from bscheck.checks.layer_bench import bench_of, take
+
+    bench = bench_of(context, case)
+    dtype = bench.dtype(case.dtype)
+    rig = bench.rig(dtype)
+    arguments = take(bench.arguments(case.seed), slice(0, max(case.examples, 3)))
+    if any(a.dtype.kind in "US" for a in _leaves(arguments)):
+        raise NoScript("its inputs are strings")
+    args, kwargs = arguments
+    lines = [f"layer = {keras_object(rig.layer)}", f"ARGS = {tree(_stored(args, dtype))}"]
+    lines += [f"KWARGS = {tree(_stored(kwargs, dtype))}", _FLAT.strip("\n"), "", _ROWS.strip("\n"), ""]
+    if build and rig.variables:
+        lines += ["layer(*rows(ARGS, slice(0, 2)), **rows(KWARGS, slice(0, 2)))", "WEIGHTS = ["]
+        lines += [f"    {array(v)}," for v in rig.values]
+        lines += ["]", "for variable, value in zip(layer.variables, WEIGHTS):", "    variable.assign(value)"]
+    return "\n".join(lines)
+
+
+_ROWS = """
+def rows(tree, pick):
+    if isinstance(tree, dict):
+        return {key: rows(part, pick) for key, part in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(rows(part, pick) for part in tree)
+    return keras.ops.convert_to_tensor(tree[pick])
+"""
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for part in value.values() for leaf in _leaves(part)]
+    if isinstance(value, (list, tuple)):
+        return [leaf for part in value for leaf in _leaves(part)]
+    return [value] if isinstance(value, np.ndarray) else []
+
+
+def _stored(value: Any, dtype: str) -> Any:
+    """Return arguments as the layer gets them."""
+    if isinstance(value, dict):
+        return {key: _stored(part, dtype) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_stored(part, dtype) for part in value)
+    if not isinstance(value, np.ndarray):
+        raise NoScript("it is called with more than arrays")
+    return value.astype("float64" if dtype == "float64" else "float32") if value.dtype.kind == "f" else value
+
+
+def _precision(context: Context, case: LayerCase) -> str:
+    from bscheck.checks.layer_bench import bench_of
+
+    return bench_of(context, case).dtype(case.dtype)
+
+
+def tiny_batch(check: Check, context: Context, case: LayerCase, reading: Reading) -> str:
+    """A batch of 0, 1 or 2 examples: as many rows, finite, and those of a larger batch."""
+    n = case.examples
+    body = f"""
+{_layer(context, case)}
+seen = flat(layer(*rows(ARGS, slice(0, {n})), **rows(KWARGS, slice(0, {n}))))
+larger = flat(layer(*rows(ARGS, slice(0, 3)), **rows(KWARGS, slice(0, 3))))
+for a, b in zip(seen, larger):
+    if len(a) != {n}:
+        fail(f"a batch of {n} has outputs of shape {{a.shape}}")
+    compare("a batch of {n}: output", a, b[:{n}], 1e-4 * (1 + np.abs(b).max(initial=0)))
+"""
+    return program(what(check, context, case), body, dtype=_precision(context, case), raised=raised(reading))
+
+
+def announced_shape(check: Check, context: Context, case: LayerCase, reading: Reading) -> str:
+    """The shape of an output beside the one that the layer announces."""
+    n = case.examples
+    body = f"""
+{_layer(context, case)}
+
+
+def symbolic(tree):
+    if isinstance(tree, dict):
+        return {{key: symbolic(part) for key, part in tree.items()}}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(symbolic(part) for part in tree)
+    return keras.KerasTensor((None, *tree.shape[1:]), dtype=str(tree.dtype))
+
+
+seen = flat(layer(*rows(ARGS, slice(0, {n})), **rows(KWARGS, slice(0, {n}))))
+announced = keras.tree.flatten(layer.compute_output_spec(*symbolic(ARGS), **symbolic(KWARGS)))
+for a, spec in zip(seen, [s for s in announced if s is not None]):
+    wanted = ({n}, *(c if b is None else b for b, c in zip(spec.shape[1:], a.shape[1:])))
+    if a.shape != wanted or a.ndim != len(spec.shape):
+        fail(f"a batch of {n}: shape {{a.shape}}; announced: {{tuple(spec.shape)}}")
+"""
+    return program(what(check, context, case), body, dtype=_precision(context, case), raised=raised(reading))
+
+
+def own_output(check: Check, context: Context, case: LayerCase, reading: Reading) -> str:
+    """Each example's output in a batch beside its output alone."""
+    from bscheck.checks.layer_bench import bench_of, take
+    from bscheck.checks.layers import mixed_batch
+
+    bench = bench_of(context, case)
+    kept, places, batch = mixed_batch(bench, case)
+    dtype = bench.dtype(case.dtype)
+    alone = take(bench.arguments(case.seed), np.asarray(kept))
+    body = f"""
+{_layer(context, case)}
+# The same examples in a batch, and each alone.
+PLACES = {places}
+BATCH = {tree(_stored(batch[0], dtype))}, {tree(_stored(batch[1], dtype))}
+ALONE = {tree(_stored(alone[0], dtype))}, {tree(_stored(alone[1], dtype))}
+seen = flat(layer(*rows(BATCH[0], slice(None)), **rows(BATCH[1], slice(None))))
+for i, place in enumerate(PLACES):
+    one = flat(layer(*rows(ALONE[0], slice(i, i + 1)), **rows(ALONE[1], slice(i, i + 1))))
+    for a, b in zip(seen, one):
+        bound = {1e-4 if dtype == "float32" else 1e-9} * (1e-3 + np.abs(b).max())
+        compare(f"the output of example {{place}}", a[place], b[0], bound)
+"""
+    return program(what(check, context, case), body, dtype=dtype, raised=raised(reading))
+
+
+def other_batch_size(check: Check, context: Context, case: StatefulCase, reading: Reading) -> str:
+    """A stateful layer that takes a batch of another size without a word."""
+    from bscheck.checks.layer_state import _inputs, _rig
+
+    name = context.param.get("layer")
+    first = _inputs(name, case.seed, case.examples, case.chunks[0])
+    other = _inputs(name, case.seed + 1, case.other, case.chunks[1])
+    stateful, stateless = (_rig(name, keep, examples).layer for keep, examples in ((True, case.examples), (False, 0)))
+    body = f"""
+first = {array(first)}
+other = {array(other)}
+stateful = {keras_object(stateful)}
+stateful(first)
+try:
+    seen = keras.ops.convert_to_numpy(stateful(other))
+except Exception:
+    print("holds: refused")
+    sys.exit(0)
+# It was taken: then the state must have begun anew, as without one.
+stateless = {keras_object(stateless)}
+stateless(other)
+stateless.set_weights([keras.ops.convert_to_numpy(v) for v in stateful.trainable_variables])
+expected = keras.ops.convert_to_numpy(stateless(other))
+compare("after a batch of {case.examples}, a batch of {case.other} is taken, and its output", seen, expected, 1e-9)
+"""
+    return program(what(check, context, case), body, dtype="float64", raised=raised(reading))
+
+
+def definition(check: Check, context: Context, case: Any, reading: Reading) -> str:
+    """What a layer computes beside its definition."""
+    from bscheck.checks.layer_values import _made, _situation
+    from bscheck.surface.constructions import arguments
+
+    made = _made(context.param.get("layer"), case.construction, case.dtype)
+    if made.construction.computes_mask or any(i.kind == "adapt" for i in made.construction.inputs):
+        raise NoScript("the layer computes a mask or is adapted first")
+    situation = _situation(context, case)
+    expected = situation.defined(situation.call.outputs(situation.passed, situation.masks)).outputs
+    training = f", training={case.training}" if len(made.construction.training) > 1 else ""
+    layer = situation.call.layer
+    inputs = [np.asarray(x, case.dtype) if x.dtype.kind == "f" else x for x in situation.passed]
+    args, kwargs = arguments(made.construction, inputs)
+    kwargs = {**kwargs, **situation.masks}
+    training = f"{training}{''.join(f', {k}={v!r}' for k, v in made.construction.options.items())}"
+    body = f"""
+layer = {keras_object(layer)}
+ARGS, KWARGS = {tree(tuple(args))}, {tree(dict(kwargs))}
+
+
+def call():
+    return layer(*ARGS, **KWARGS{training})
+
+
+call()
+WEIGHTS = {tree([np.asarray(situation.weights[v.path]) for v in layer.variables if v.path in situation.weights])}
+for variable, value in zip(layer.weights, WEIGHTS):
+    variable.assign(value)
+# By the layer's definition, in NumPy.
+{chr(10).join(f"EXPECTED_{i} = {array(e.value)}" for i, e in enumerate(expected))}
+for seen, expected in zip(keras.tree.flatten(call()), [{", ".join(f"EXPECTED_{i}" for i in range(len(expected)))}]):
+    bound = {1e-4 if case.dtype == "float32" else 1e-5} * (1e-3 + np.abs(expected).max())
+    compare("the output", keras.ops.convert_to_numpy(seen), expected, bound)
+"""
+    return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))

@@ -1,0 +1,397 @@
+"""Programs for a whole model, bscheck's own or a team's: accumulated gradients, evaluation, history, predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bscheck.cases import GradientCase, InferenceCase, TrajectoryCase
+from bscheck.checks import Check
+from bscheck.checks.context import Context, draw_micro_batches, draw_sample_weights, draw_weights
+from bscheck.reproduce import NoScript
+from bscheck.reproduce.text import array, assigned, imported, keras_object, program, raised, tree, what
+from bscheck.reproduce.values import call_of, mode_of
+from bscheck.results.verdict import Reading
+from bscheck.subject import Subject, leaves
+
+#: The gate's models that are no plain stack of layers.
+FUNCTIONAL = {
+    "attention": """
+def build():
+    inputs = keras.Input((5, 4))
+    attended = keras.layers.MultiHeadAttention(num_heads=2, key_dim=2)(inputs, inputs)
+    normal = keras.layers.LayerNormalization()(keras.layers.Add()([inputs, attended]))
+    pooled = keras.layers.GlobalAveragePooling1D()(normal)
+    return keras.Model(inputs, keras.layers.Dense(2)(pooled))
+""",
+    "two_outputs": """
+def build():
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(4, activation="softplus")(inputs)
+    outputs = [keras.layers.Dense(2, name="value")(hidden), keras.layers.Dense(3, name="label")(hidden)]
+    return keras.Model(inputs, outputs)
+""",
+}
+
+#: Relative difference that float32 does not explain, in programs that take Keras itself for the expected value.
+_BOUND = 2e-5
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A subject as source text.
+
+    Attributes
+    ----------
+    imports : tuple of str
+    build : str
+        Statements that define ``build``.
+    loss : str
+    """
+
+    imports: tuple[str, ...]
+    build: str
+    loss: str
+
+
+def parts_of(context: Context, dtype: str = "float32") -> Parts:
+    """Return a subject as source text: a team's own by importing its functions.
+
+    Raises
+    ------
+    NoScript
+        When one of them cannot be imported by another program.
+    """
+    subject = context.subject
+    if context.given is not None:
+        line, name = imported(subject.build, f"the subject's build= of {subject.name!r}")
+        loss, more = _own_loss(subject)
+        return Parts(tuple(dict.fromkeys([line, *more])), f"build = {name}", loss)
+    return Parts((), _source_of(subject.name, context.bench(dtype).model), _loss(subject.loss))
+
+
+def _source_of(name: str, model: Any) -> str:
+    """Return the function that builds one of the gate's models."""
+    if name in FUNCTIONAL:
+        return FUNCTIONAL[name].strip("\n")
+    if type(model).__name__ != "Sequential":
+        raise NoScript("its model is no plain stack of layers")
+    shape = tuple(model.inputs[0].shape[1:])
+    kind = str(model.inputs[0].dtype)
+    head = f"keras.Input({shape}{'' if kind.startswith('float') else f', dtype={kind!r}'})"
+    rows = [f"        {keras_object(layer)}," for layer in model.layers]
+    return "\n".join(["def build():", "    return keras.Sequential([", f"        {head},", *rows, "    ])"])
+
+
+def _loss(loss: Any) -> str:
+    if isinstance(loss, str):
+        return repr(loss)
+    if isinstance(loss, (list, tuple)):
+        return f"[{', '.join(map(_loss, loss))}]"
+    if isinstance(loss, dict):
+        return "{" + ", ".join(f"{key!r}: {_loss(part)}" for key, part in loss.items()) + "}"
+    return keras_object(loss)
+
+
+def _own_loss(subject: Subject) -> tuple[str, list[str]]:
+    try:
+        return _loss(subject.loss), []
+    except (NoScript, AttributeError):
+        line, name = imported(subject.loss, f"the loss= of {subject.name!r}")
+        return name, [line]
+
+
+def _small(batch: Any) -> bool:
+    from bscheck.reproduce.text import MOST_NUMBERS
+
+    return sum(np.asarray(leaf).size for leaf in leaves(batch)) <= MOST_NUMBERS
+
+
+# Gradients ---------------------------------------------------------------------------------------------
+
+
+def large_batch(check: Check, context: Context, case: GradientCase, reading: Reading) -> str:
+    """Accumulated micro-batches beside the large batch, by what SGD with a rate of 1 does to the weights."""
+    return _window(check, context, case, reading, "large")
+
+
+def mean_of_micro_batches(check: Check, context: Context, case: GradientCase, reading: Reading) -> str:
+    """Accumulated micro-batches beside the mean of the updates that each makes alone."""
+    return _window(check, context, case, reading, "mean")
+
+
+def averaged(check: Check, context: Context, case: GradientCase, reading: Reading) -> str:
+    """Micro-batches, each for itself, beside the large batch: no accumulation takes part."""
+    return _window(check, context, case, reading, "apart")
+
+
+def _window(check: Check, context: Context, case: GradientCase, reading: Reading, expected: str) -> str:
+    if case.dtype.startswith("mixed"):
+        raise NoScript("mixed precision needs the case's own bound")
+    dtype = "float64" if expected == "apart" and context.traits.double else case.dtype
+    bench = context.bench(dtype)
+    batches = [bench.cast(batch) for batch in draw_micro_batches(context, case)]
+    if not _small(batches):
+        raise NoScript("its examples are too large to be written down")
+    weights = bench.split(
+        draw_weights(context.bench("float64") if expected == "apart" else bench, case.seed, case.scale)
+    )
+    parts, step = parts_of(context, dtype), context.subject.step
+    imports, own = list(parts.imports), ""
+    if step is not None and expected != "apart":
+        line, own = imported(step, f"the step= of {context.subject.name!r}")
+        imports.append(line)
+    shares = (
+        [n / sum(case.sizes) for n in case.sizes] if context.traits.reduction == "mean" else [1.0] * len(case.sizes)
+    )
+    body = f"""
+{parts.build}
+
+
+{assigned("WEIGHTS", [np.asarray(w, dtype) for w in weights])}
+BATCHES = [  # x, y, sample_weight
+{chr(10).join(f"    {tree(tuple(b))}," for b in batches)}
+]
+
+
+def joined(parts):
+    if parts[0] is None:
+        return None
+    if isinstance(parts[0], dict):
+        return {{key: joined([p[key] for p in parts]) for key in parts[0]}}
+    if isinstance(parts[0], (list, tuple)):
+        return [joined(list(p)) for p in zip(*parts)]
+    return np.concatenate(parts)
+
+
+def gradient(batches, k=None, step=None):
+    model = build()
+    for variable, value in zip(model.trainable_variables, WEIGHTS):
+        variable.assign(value)
+    # With SGD and a learning rate of 1, what the weights lose is the gradient.
+    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=k)
+    model.compile(optimizer, loss={parts.loss})
+    if step is not None:
+        optimizer.build(model.trainable_variables)
+        step(model, optimizer, batches)
+    else:
+        for x, y, w in batches:
+            model.train_on_batch(x, y, sample_weight=w)
+    return [w - keras.ops.convert_to_numpy(v) for w, v in zip(WEIGHTS, model.trainable_variables)]
+
+
+large = [tuple(joined([b[i] for b in BATCHES]) for i in range(3))]
+{_seen_and_expected(expected, own, shares, context)}
+largest = max(float(np.abs(e).max()) for e in expected)
+for i, (a, b) in enumerate(zip(seen, expected)):
+    compare(f"the gradient of weight {{i}}, ", a, b, {_BOUND} * (np.abs(b).max() + 0.1 * largest))
+"""
+    return program(what(check, context, case), body, imports=imports, dtype=dtype, raised=raised(reading))
+
+
+def _seen_and_expected(expected: str, own: str, shares: Sequence[float], context: Context) -> str:
+    k = len(shares)
+    each = "[gradient([batch]) for batch in BATCHES]"
+    sums = context.traits.reduction == "sum"
+    if expected == "apart":
+        return (
+            f"each = {each}\nSHARES = {list(shares)}\n"
+            "seen = [sum(p * g[i] for p, g in zip(SHARES, each)) for i in range(len(WEIGHTS))]\n"
+            "expected = gradient(large)"
+        )
+    seen = f"seen = gradient(BATCHES, step={own})" if own else f"seen = gradient(BATCHES, k={k})"
+    if expected == "mean":
+        return f"{seen}\neach = {each}\nexpected = [sum(g[i] for g in each) / {k} for i in range(len(WEIGHTS))]"
+    if sums and not own:
+        return f"{seen}\nexpected = [g / {k} for g in gradient(large)]  # a loss that sums is not averaged"
+    return f"{seen}\nexpected = gradient(large)"
+
+
+# Numbers that are reported -----------------------------------------------------------------------------
+
+
+def evaluation(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
+    """What ``evaluate`` reports beside the mean over the examples."""
+    if "expected" not in reading.figures and not raised(reading):
+        raise NoScript("the promise is not about one number")
+    if case.path not in ("whole", "fit"):
+        return history(check, context, case, reading)
+    head, part = _ready(context, case)
+    if case.path == "fit":
+        raise NoScript("the history of several steps in one execution takes the recorded case")
+    call, imports = call_of(case, part.w is not None)
+    name = reading.where or "loss"
+    bound = 2 * abs(reading.figures.get("seen", 0.0) - reading.figures.get("expected", 0.0)) / max(reading.share, 2.0)
+    lines = [head.body, call, "# The mean over the examples, by NumPy in float64 from each example's own prediction."]
+    lines += [f"compare({name!r}, seen[{name!r}], {reading.figures.get('expected', 0.0)!r}, {bound!r})"]
+    return program(
+        what(check, context, case), "\n".join(lines), imports=[*head.imports, *imports], dtype=case.dtype,
+        raised=raised(reading),
+    )  # fmt: skip
+
+
+def history(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
+    """What ``fit``, ``train_on_batch`` or ``test_on_batch`` report beside the mean over each one's examples."""
+    from bscheck.checks.history import _reported, _slice
+
+    if context.traits.batch_statistics and case.path != "test_on_batch":
+        raise NoScript("batch statistics couple the examples: the recorded case measures its own bound")
+    name = reading.where or "loss"
+    head, part = _ready(context, case)
+    pieces = [_slice(part, a, b, False) for a, b in case.edges]
+    if case.path == "fit":
+        expected = [_reported(context, part, {name: 0.0})]
+    else:
+        expected = [_reported(context, piece, {name: 0.0}) for piece in pieces]
+    if any(name not in e for e in expected):
+        raise NoScript("no formula is known for what is reported")
+    wanted, bounds = [e[name].value for e in expected], [2 * e[name].bound for e in expected]
+    imports: list[str] = []
+    if case.path == "fit":
+        call, imports = call_of(case, part.w is not None)
+        lines = [call, f"compare({name!r}, seen[{name!r}], {wanted[0]!r}, {bounds[0]!r})"]
+    else:
+        weighed = "" if part.w is None else ", sample_weight=w[a:b]"
+        lines = [
+            _ROWS,
+            f"EXPECTED = {wanted}",
+            f"for (a, b), expected, bound in zip({case.edges}, EXPECTED, {bounds}):",
+        ]
+        lines += [f"    seen = model.{case.path}(rows(x, a, b), rows(y, a, b){weighed}, return_dict=True)"]
+        lines += [
+            f'    compare(f"{case.path} of examples {{a}} to {{b - 1}}: {name}", seen[{name!r}], expected, bound)'
+        ]
+    return program(
+        what(check, context, case), "\n".join([head.body, *lines]), imports=[*head.imports, *imports],
+        dtype=case.dtype, raised=raised(reading),
+    )  # fmt: skip
+
+
+_ROWS = """
+def rows(tree, a, b):
+    if isinstance(tree, (list, tuple)):
+        return [rows(part, a, b) for part in tree]
+    if isinstance(tree, dict):
+        return {key: rows(part, a, b) for key, part in tree.items()}
+    return tree[a:b]
+
+"""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The beginning of a program: imports, and statements up to a compiled model with its weights."""
+
+    imports: list[str]
+    body: str
+
+
+def _ready(context: Context, case: InferenceCase) -> tuple[Head, Any]:
+    """Return the beginning of a program about a subject's loops, and what is known of the case."""
+    from bscheck.checks.truth import truth
+
+    if case.dtype.startswith("mixed"):
+        raise NoScript("mixed precision needs the case's own bound")
+    w = draw_sample_weights(case.seed, case.examples, case.weights)
+    part = truth(context, case, sample_weight=w)
+    if not _small((part.x, part.y)):
+        raise NoScript("its examples are too large to be written down")
+    parts, bench = parts_of(context, case.dtype), context.bench(case.dtype)
+    plain = _plain(context.subject.metrics)
+    metrics = f", metrics={plain}, weighted_metrics={plain}" if context.subject.metrics else ""
+    steps = f", steps_per_execution={case.steps_per_execution}" if case.steps_per_execution > 1 else ""
+    lines = [parts.build, "", f"x = {tree(part.x)}", f"y = {tree(part.y)}"]
+    lines += [] if part.w is None else [f"w = {array(part.w)}"]
+    lines += [assigned("WEIGHTS", [np.asarray(v, case.dtype) for v in bench.split(part.weights)]), "model = build()"]
+    lines += ["for variable, value in zip(model.trainable_variables, WEIGHTS):", "    variable.assign(value)"]
+    lines += [f"model.compile(keras.optimizers.SGD(0.0), loss={parts.loss}{metrics}{mode_of(case)}{steps})"]
+    if case.earlier != "nothing":
+        batch = bench.cast(context.subject.draw(case.seed + 1, 3))
+        before = f"{tree(batch[0])}, {tree(batch[1])}"
+        quiet = ", batch_size=2, verbose=0" if case.earlier in ("evaluate", "fit") else ""
+        lines += ["# What was called before must not count.", f"model.{case.earlier}({before}{quiet})"]
+    return Head(list(parts.imports), "\n".join(lines)), part
+
+
+def _plain(metrics: Any) -> str:
+    """Return metrics given by name."""
+    if isinstance(metrics, str):
+        return repr(metrics)
+    if isinstance(metrics, (list, tuple)):
+        return f"[{', '.join(map(_plain, metrics))}]"
+    raise NoScript("its metrics are objects, which carry a state")
+
+
+def predictions(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
+    """Predictions in batches beside the predictions of each example alone."""
+    head, _ = _ready(context, case)
+    b, other = case.batch_size, "1" if case.batch_size > 1 else str(case.examples)
+    seen = f"model.predict(x, batch_size={b}, verbose=0)"
+    if case.source == "generator":
+        seen = f"model.predict(((x[i : i + {b}],) for i in range(0, {case.examples}, {b})), verbose=0)"
+    if case.source == "on_batch":
+        seen = f"[model.predict_on_batch(x[i : i + {b}]) for i in range(0, {case.examples}, {b})]"
+        seen = f"np.concatenate({seen})"
+    body = f"""{head.body}
+seen = {seen}
+expected = model.predict(x, batch_size={other}, verbose=0)
+for a, b in zip(seen if isinstance(seen, list) else [seen], expected if isinstance(expected, list) else [expected]):
+    compare("the prediction", a, b, {_BOUND if case.dtype == "float32" else 1e-9} * np.abs(b).max())
+"""
+    return program(what(check, context, case), body, imports=head.imports, dtype=case.dtype, raised=raised(reading))
+
+
+# Trajectories ------------------------------------------------------------------------------------------
+
+
+def trajectory(check: Check, context: Context, case: TrajectoryCase, reading: Reading) -> str:
+    """Training up to the first bad update, and where the published recurrence ends from the weights before it."""
+    from bscheck.checks import trajectory as checks
+    from bscheck.checks.trajectory import _batches, _gradients, _rates, _read, _training, steps
+    from bscheck.oracles.optimizers import RECURRENCES, hyperparameters
+
+    recurrence = RECURRENCES[context.param.get("optimizer")]
+    training = _training(recurrence.name, case.model, case.dtype, case.mode)
+    bench, batches, rates = training.bench, _batches(training.bench, case), _rates(case)
+    start = draw_weights(bench, case.seed)
+    states = training.follow(start, batches, rates, case.path, lambda: _read(training, recurrence))
+    if len(states) != len(rates) + 1:
+        raise NoScript("some batches make no update of their own")
+    hyper = hyperparameters(training.optimizer, recurrence, case.dtype)
+    with np.errstate(all="ignore"):
+        found = steps(recurrence, states, _gradients(case, states[:-1], batches, bench), rates, hyper, case.dtype)
+    weights = [s for s in found if s.part == "weight"]
+    shares = np.array([[float(s.shares()[t].max()) for t in range(case.updates)] for s in weights])
+    bad = np.flatnonzero((~(shares <= 1)).any(axis=0))
+    if not bad.size:
+        raise NoScript("what differs is a slot of the optimizer, not a weight")
+    t = int(bad[0])
+    given = [bench.cast(batches[i % len(batches)]) for i in range(t + 1)]
+    options = ", ".join(f"{k}={v!r}" for k, v in checks._options(recurrence).items())
+    body = f"""
+{_source_of(case.model, bench.model)}
+
+
+{assigned("WEIGHTS", [np.asarray(v, case.dtype) for v in bench.split(start)])}
+BATCHES = [
+{chr(10).join(f"    {tree((b[0], b[1]))}," for b in given)}
+]
+RATES = {rates[: t + 1]}
+# After the last of these updates, by the published recurrence in float64 from Keras's own state before it.
+{assigned("EXPECTED", [s.oracle[t] for s in weights])}
+{assigned("BOUND", [s.bound[t] for s in weights])}
+
+model = build()
+for variable, value in zip(model.trainable_variables, WEIGHTS):
+    variable.assign(value)
+model.compile(keras.optimizers.{recurrence.keras_class}({options}), loss={_loss(bench.subject.loss)})
+for (x, y), rate in zip(BATCHES, RATES):
+    model.optimizer.learning_rate = rate
+    model.train_on_batch(x, y)
+for i, (v, expected, bound) in enumerate(zip(model.trainable_variables, EXPECTED, BOUND)):
+    compare(f"after update {t + 1}, weight {{i}}", keras.ops.convert_to_numpy(v), expected, bound)
+"""
+    return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))

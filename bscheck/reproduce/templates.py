@@ -1,0 +1,70 @@
+"""Which program shows the failure of which check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bscheck.reproduce import NoScript, layers, models, updates, values
+
+if TYPE_CHECKING:
+    from bscheck.cases import Case
+    from bscheck.checks import Check
+    from bscheck.checks.context import Context
+    from bscheck.results.verdict import Reading
+
+#: ``template(check, context, case, reading) -> source``, by the check's name. A test lists the checks without one.
+TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
+    "bias_correction_counts_updates": updates.accumulation,
+    "weight_decay_acts_once_per_update": updates.accumulation,
+    "clipping_acts_on_the_accumulated_gradient": updates.accumulation,
+    "moving_average_advances_once_per_update": updates.accumulation,
+    "constraints_act_once_per_update": updates.accumulation,
+    "accumulated_update_matches_large_batch": updates.accumulation,
+    "sparse_and_dense_gradients_make_the_same_update": updates.rows,
+    "update_does_not_depend_on_the_loss_scale": updates.loss_scale,
+    "non_finite_micro_batch_leaves_nothing_behind": updates.loss_scale,
+    "option_given_to_the_wrapper_acts_or_is_refused": updates.wrapper_option,
+    "overwritten_variables_take_their_gradient_as_it_is": updates.overwritten,
+    "accumulated_gradient_matches_large_batch": models.large_batch,
+    "micro_batch_gradients_average_to_the_large_batch": models.averaged,
+    "accumulated_gradient_is_the_mean_of_what_was_accumulated": models.mean_of_micro_batches,
+    "ragged_window_averages_its_micro_batches_equally": models.mean_of_micro_batches,
+    "predictions_do_not_depend_on_batch_size": models.predictions,
+    "evaluation_does_not_depend_on_batch_size": models.evaluation,
+    "evaluation_does_not_depend_on_steps_per_execution": models.evaluation,
+    "output_losses_do_not_depend_on_batch_size": models.evaluation,
+    "history_of_fit_and_train_on_batch_report_the_batch": models.history,
+    "training_follows_the_published_recurrence": models.trajectory,
+    "metrics_equal_their_definition": values.metric,
+    "sample_weights_count_examples": values.metric,
+    "masked_labels_do_not_count": values.metric,
+    "merged_metrics_equal_one": values.metric,
+    "metrics_of_tiny_batches_are_right_or_undefined": values.metric,
+    "reset_leaves_nothing_behind": values.reset_metric,
+    "loss_equals_its_formula": values.loss,
+    "loss_of_a_batch_is_the_combination_of_its_parts": values.loss,
+    "loss_of_a_tiny_batch_is_finite": values.loss,
+    "regularizer_equals_its_formula": values.regularizer,
+    "class_weight_weighs_each_example": values.class_weight,
+    "penalties_count_once_whatever_the_batch_size": values.penalty,
+    "layer_takes_tiny_batches": layers.tiny_batch,
+    "layer_output_has_the_announced_shape": layers.announced_shape,
+    "layer_output_of_an_example_is_its_own": layers.own_output,
+    "stateful_layer_refuses_another_batch_size": layers.other_batch_size,
+    "layer_computes_its_definition": layers.definition,
+}
+
+
+def source_of(check: Check, context: Context, case: Case, reading: Reading) -> str:
+    """Return the source of the program that shows a failure.
+
+    Raises
+    ------
+    NoScript
+        When there is none, with the reason.
+    """
+    template = TEMPLATES.get(check.name)
+    if template is None:
+        raise NoScript("this promise takes more than a short program to show")
+    return template(check, context, case, reading)

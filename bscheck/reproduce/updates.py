@@ -1,0 +1,231 @@
+"""Programs for optimizers: their updates under accumulation, from rows, under loss scaling, beside a recurrence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bscheck.cases import LossScaleCase, UpdateCase
+from bscheck.checks import Check
+from bscheck.checks.context import Context
+from bscheck.reproduce import NoScript
+from bscheck.reproduce.text import array, options, program, raised, what
+from bscheck.results.verdict import Reading
+from bscheck.runtime.rig import MAX_NORM, SHAPES
+from bscheck.surface.optimizers import BASE_OPTIONS, CLIPS, DECAY, EMAS, LEARNING_RATE, variant
+
+_EPS = {"float32": "2.0**-24", "float64": "2.0**-53"}
+_CONSTRAINTS = {"max_norm": f"keras.constraints.MaxNorm({MAX_NORM})", "non_negative": "keras.constraints.NonNeg()"}
+
+_STATE = '''
+def state(optimizer, variables):
+    """Weights, then slots and averages; no counters and accumulators."""
+    skipped = ("accumulator", "iteration", "learning_rate", "step_counter", "dynamic_scale")
+    kept = [v for v in optimizer.variables if not any(part in v.name for part in skipped)]
+    return [(v.name, keras.ops.convert_to_numpy(v).astype("float64")) for v in [*variables, *kept]]
+'''
+
+_COMPARED = """
+    for (name, new), (_, want), (_, before) in zip(state(*seen), state(*expected), old):
+        bound = 8 * EPS * (abs(before) + abs(want) + abs(want - before)) + 1e-37
+        compare(f"after update {update + 1}, {name}", new, want, bound)
+"""
+
+
+def _optimizer(name: str, case: Any, **more: Any) -> str:
+    """Return the expression of an optimizer; what accumulates is left open."""
+    v = variant(name)
+    given = {"learning_rate": LEARNING_RATE, **v.options, **more}
+    given |= {**CLIPS[getattr(case, "clip", "none")], **EMAS[getattr(case, "ema", "none")]}
+    if getattr(case, "decay", "none") != "none":
+        given["weight_decay"] = DECAY
+    return f"keras.optimizers.{v.class_name}({options(given)}, **more)"
+
+
+def _ready(name: str, case: Any) -> str:
+    """Return the function that makes an optimizer and its variables."""
+    lines = [
+        "def ready(**more):",
+        "    variables = [keras.Variable(w, name=n) for n, w in zip(SHAPES, draw(0))]",
+        f"    optimizer = {_optimizer(name, case)}",
+    ]
+    constraint = getattr(case, "constraint", "none")
+    if constraint != "none":
+        lines[2:2] = ["    for v in variables:", f"        v.constraint = {_CONSTRAINTS[constraint]}"]
+    if getattr(case, "decay", "none") == "exclude_bias":
+        lines.append('    optimizer.exclude_from_weight_decay(var_names=["bias"])')
+    return "\n".join([*lines, "    optimizer.build(variables)", "    return optimizer, variables"])
+
+
+def accumulation(check: Check, context: Context, case: UpdateCase, reading: Reading) -> str:
+    """Windows of micro-batches, each beside one update of their mean by an optimizer that does not accumulate."""
+    first = f" * np.asarray({LEARNING_RATE}, w.dtype)" if case.constraint == "non_negative" else ""
+    start = f"[np.abs(w){first} for w in draw(0)]" if first else "draw(0)"
+    body = f"""
+SHAPES = {dict(SHAPES)}
+EPS, K = {_EPS[case.dtype]}, {case.micro_batches}
+
+
+def draw(salt, scale=1.0):
+    rng = np.random.default_rng(({case.seed}, 4, salt))
+    return [(scale * rng.standard_normal(shape)).astype("{case.dtype}") for shape in SHAPES.values()]
+
+
+{_ready(context.param.get("optimizer"), case).replace("draw(0)", start)}
+
+{_STATE}
+
+# One accumulates K micro-batches, the other is given their mean.
+seen, expected = ready(gradient_accumulation_steps=K), ready()
+for update in range({case.updates + ("accumulator" in reading.where)}):
+    old = state(*expected)
+    window = [draw(1 + update * K + j, 4.0 ** ((j + update) % 3 - 1) * 2) for j in range(K)]
+    for gradients in window:
+        seen[0].apply([keras.ops.convert_to_tensor(g) for g in gradients])
+    mean = [sum(g[i] for g in window) / np.asarray(K, "{case.dtype}") for i in range(len(SHAPES))]
+    expected[0].apply([keras.ops.convert_to_tensor(g) for g in mean])
+{_COMPARED}
+"""
+    if "iterations" in reading.where:
+        body += '    compare("optimizer.iterations", int(seen[0].iterations), update + 1, 0)\n'
+    return program(what(check, context, case), body, dtype=case.dtype)
+
+
+def rows(check: Check, context: Context, case: UpdateCase, reading: Reading) -> str:
+    """Sparse gradients beside the dense ones that they stand for."""
+    from bscheck.checks.context import random
+    from bscheck.checks.updates import _exact_rows
+
+    if context.runtime.name != "tensorflow":
+        raise NoScript("only TensorFlow has sparse gradients")
+    table, steps = SHAPES["embeddings"][0], []
+    for update in range(case.updates):
+        rng = random(case.seed, 5, update)
+        unique = case.gradient == "sparse_unique"
+        places = rng.permutation(table)[:3] if unique else rng.integers(0, table, 3 * case.micro_batches)
+        steps.append(f"    ({array(places)}, {array(_exact_rows(rng, places).astype(case.dtype))}),")
+    body = f"""
+SHAPES = {{"embeddings": {SHAPES["embeddings"]}}}
+EPS = {_EPS[case.dtype]}
+# Rows of the table, some of them more than once, and a gradient for each.
+STEPS = [
+{chr(10).join(steps)}
+]
+
+
+def draw(salt):
+    rng = np.random.default_rng(({case.seed}, salt))
+    return [rng.standard_normal(shape).astype("{case.dtype}") for shape in SHAPES.values()]
+
+
+{_ready(context.param.get("optimizer"), case)}
+
+{_STATE}
+
+seen, expected = ready(), ready()
+for update, (rows, values) in enumerate(STEPS):
+    old = state(*expected)
+    dense = np.zeros(SHAPES["embeddings"], "{case.dtype}")
+    np.add.at(dense, rows, values)
+    seen[0].apply([tf.IndexedSlices(tf.constant(values), tf.constant(rows), tf.constant(dense.shape))])
+    expected[0].apply([tf.constant(dense)])
+{_COMPARED}
+"""
+    return program(what(check, context, case), body, imports=["import tensorflow as tf"], dtype=case.dtype)
+
+
+def loss_scale(check: Check, context: Context, case: LossScaleCase, reading: Reading) -> str:
+    """Micro-batches of a scaled loss beside those of a plain one."""
+    name = context.param.get("optimizer")
+    k = f"gradient_accumulation_steps={case.micro_batches}" if case.micro_batches > 1 else ""
+    scale = 2.0**case.exponent
+    if case.way == "factor":
+        more = ", ".join(filter(None, (k, f"loss_scale_factor={scale}")))
+        made = f"ready({more})"
+    else:
+        made = f"ready(wrapped=dict(initial_scale={scale}, dynamic_growth_steps={case.growth}), {k})"
+    return _scaled(check, context, case, reading, name, made, f"ready({k})", f"{_optimizer(name, case)}")
+
+
+def wrapper_option(check: Check, context: Context, case: LossScaleCase, reading: Reading) -> str:
+    """An option given to the wrapper beside the same option given to the optimizer inside."""
+    given = options(BASE_OPTIONS[context.param.get("option")])
+    wrapped = f"dict(initial_scale={2.0**case.exponent}, dynamic_growth_steps={case.growth}, {given})"
+    return _scaled(
+        check, context, case, reading, "sgd", f"ready(wrapped={wrapped})", f"ready({given})",
+        f"{_optimizer('sgd', case)}",
+    )  # fmt: skip
+
+
+def _scaled(
+    check: Check, context: Context, case: LossScaleCase, reading: Reading, name: str, run: str, plain: str, made: str
+) -> str:
+    growth = case.growth if case.way == "wrapper" else 0
+    body = f"""
+SHAPES = {dict(SHAPES)}
+EPS = {_EPS[case.dtype]}
+
+
+def draw(salt):
+    rng = np.random.default_rng(({case.seed}, 6, salt))
+    return [(2.0 * rng.standard_normal(shape)).astype("{case.dtype}") for shape in SHAPES.values()]
+
+
+def ready(wrapped=None, **more):
+    variables = [keras.Variable(w, name=n) for n, w in zip(SHAPES, draw(0))]
+    optimizer = {made}
+    if wrapped is not None:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, **wrapped)
+    optimizer.build(variables)
+    return optimizer, variables
+
+
+def state(optimizer, variables):
+    return [(v.name, keras.ops.convert_to_numpy(v).astype("float64")) for v in variables]
+
+
+try:
+    seen = {run}
+except (TypeError, ValueError) as error:
+    print("holds: refused:", error)
+    sys.exit(0)
+expected = {plain}
+scale, finite = {2.0**case.exponent}, 0
+for update in range({case.micro_batches * case.updates}):
+    old, gradients = state(*expected), draw(1 + update)
+    if update in {list(case.spoiled)}:  # one more micro-batch comes, with a value that is not finite: it is skipped
+        spoilt = [g * scale for g in gradients]
+        spoilt[update % len(spoilt)].flat[-1] = np.{"nan" if case.value == "nan" else "inf"}
+        seen[0].apply([keras.ops.convert_to_tensor(g.astype("{case.dtype}")) for g in spoilt])
+        scale, finite = scale / 2, 0
+    seen[0].apply([keras.ops.convert_to_tensor((g * scale).astype("{case.dtype}")) for g in gradients])
+    expected[0].apply([keras.ops.convert_to_tensor(g) for g in gradients])
+    finite += 1
+    if finite == {growth}:
+        scale, finite = 2 * scale, 0
+{_COMPARED.replace("update {update + 1}", "micro-batch {update + 1}")}
+"""
+    return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))
+
+
+def overwritten(check: Check, context: Context, case: LossScaleCase, reading: Reading) -> str:
+    """A variable that its gradient overwrites, under loss scaling."""
+    scale = 2.0**case.exponent
+    k = f", gradient_accumulation_steps={case.micro_batches}" if case.micro_batches > 1 else ""
+    inner = _optimizer(context.param.get("optimizer"), case).replace(", **more", k)
+    if case.way == "factor":
+        inner = inner[:-1] + f", loss_scale_factor={scale})"
+    else:
+        inner = f"keras.optimizers.LossScaleOptimizer({inner}, initial_scale={scale})"
+    body = f"""
+kernel = keras.Variable(np.ones((2, 2), "{case.dtype}"), name="kernel")
+amax = keras.Variable(np.ones(3, "{case.dtype}"), name="amax")
+amax.overwrite_with_gradient = True  # as the scales of float8 layers are
+optimizer = {inner}
+optimizer.build([kernel, amax])
+for j in range({case.micro_batches}):  # under accumulation, the largest of the window counts: here the first
+    # The kernel's gradient is that of a scaled loss; a float8 layer computes the other one by itself.
+    gradients = [np.full((2, 2), {scale}, "{case.dtype}"), np.full(3, 0.75 / (j + 1), "{case.dtype}")]
+    optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients])
+compare("amax", keras.ops.convert_to_numpy(amax), np.full(3, 0.75), 0)
+"""
+    return program(what(check, context, case), body, dtype=case.dtype)
