@@ -117,6 +117,8 @@ def test_failures_have_their_whole_text(tmp_path: Path) -> None:
         "Seen        off by 3.1e-4: 30 % of the update (allowed: 1e-4; ",
         "Smallest    dense, seed 0",
         "Ablation    decay=none: passes",
+        "Run it      bscheck replay run.json#0",
+        'Intended?   bscheck waive run.json#0 --reason "..." --expires YYYY-MM-DD',
         "Environment keras 3.15.1 · tensorflow 2.21.0 · cpu, 2 threads · float32, TF32 off",
     ):
         assert line in text

@@ -13,7 +13,7 @@ from bscheck.results import summary
 from bscheck.results.compare import Run, merged
 from bscheck.results.coverage import Coverage, Wording, coverage, selection_of, wordings_of
 from bscheck.results.curves import MAX_COLUMNS, MAX_ROWS, TOPICS, Curve, Point, Series, Table, point
-from bscheck.results.failure import one_line_environment, render
+from bscheck.results.failure import Place, one_line_environment, render
 from bscheck.results.report.model import (
     CheckRow,
     FailureCard,
@@ -51,7 +51,7 @@ def build(records: Sequence[tuple[str, Mapping[str, Any]]], families: Iterable[s
     """
     documents = [document for _, document in records]
     run, covered = merged(documents), coverage(documents)
-    told = _told(run, documents)
+    told = _told(run, records)
     ordinary = [each for each in told if each.result.family != PINNED]
     wordings = {name: each for document in documents for name, each in wordings_of(document).items()}
     rows = _check_rows(ordinary, wordings)
@@ -84,13 +84,18 @@ def build(records: Sequence[tuple[str, Mapping[str, Any]]], families: Iterable[s
     )
 
 
-def _told(run: Run, documents: Iterable[Mapping[str, Any]]) -> list[Told]:
-    """Return the results in the order they ran, each with the environment of its own record."""
-    environments = {id(raw): document["environment"] for document in documents for raw in document["results"]}
+def _told(run: Run, records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Told]:
+    """Return the results in the order they ran, each with its place and the environment of its own record."""
+    origins = {
+        id(raw): (Place(name, number, subjects=str(raw.get("nodeid", "")).partition("::")[0]), document["environment"])
+        for name, document in records
+        for number, raw in enumerate(document["results"])
+    }
     told = []
     for (_, param), raw in run.results.items():
         result = Result.from_json(raw)  # what a record of another hand leaves out is there from here on
-        told.append(Told(result, "-".join(value for _, value in param), result.to_json(), environments[id(raw)]))
+        shown = "-".join(value for _, value in param)
+        told.append(Told(result, shown, result.to_json(), *origins[id(raw)]))
     return told
 
 
@@ -155,7 +160,8 @@ def _nearness(told: Iterable[Told]) -> tuple[int, ...]:
 def _failures(told: Iterable[Told], wordings: Mapping[str, Wording]) -> tuple[FailureCard, ...]:
     cards = []
     for number, each in enumerate(each for each in told if each.state == State.BROKEN):
-        text = render(each.result, wordings.get(each.result.check, Wording()).promise, each.environment)
+        promise = wordings.get(each.result.check, Wording()).promise
+        text = render(each.result, promise, each.environment, each.place)
         text = textwrap.dedent(text.partition("\n")[2])  # its first line is the card's head
         seen = each.result.failure.reading.seen if each.result.failure else each.result.reason
         cards.append(FailureCard(f"{each.result.check}[{each.param}]", f"failure-{number + 1}", seen, text))

@@ -12,6 +12,7 @@ from typing import Any
 
 from bscheck.results.coverage import Coverage
 from bscheck.results.curves import Curve, Table
+from bscheck.results.failure import Place
 from bscheck.results.summary import percent
 from bscheck.results.verdict import Result, Verdict
 
@@ -50,6 +51,7 @@ class Told:
     result: Result
     param: str
     raw: Mapping[str, Any]
+    place: Place
     environment: Mapping[str, str]
 
     @property
