@@ -399,6 +399,8 @@ class Session:
             report.bscheck_found = item.stash[FOUND]  # type: ignore[attr-defined]
         if call.when == "call" and _is_ours(item):
             report.bscheck = item.stash.get(RESULTS, [])  # type: ignore[attr-defined]
+            # The controller of xdist imports no test module, so it may not know a team's own check.
+            report.bscheck_promise = getattr(getattr(item, "check", None), "promise", "")  # type: ignore[attr-defined]
             report.bscheck_environment = dict(self.environment)  # type: ignore[attr-defined]
             report.bscheck_selection = dict(self.selection)  # type: ignore[attr-defined]
             if self.is_worker and not self.sent:
@@ -433,7 +435,6 @@ class Session:
 
     def _tell_where(self, report: pytest.TestReport, number: int, result: dict[str, Any]) -> None:
         """Add what there is to run to a failure's text: whole for bscheck's own items, below a team's own lines."""
-        from bscheck.checks import get_check
         from bscheck.results.failure import Place, labelled, render
         from bscheck.results.verdict import Result
 
@@ -443,7 +444,7 @@ class Session:
         place = Place(record, number, scripts, report.nodeid.partition("::")[0])
         told = Result.from_json(result)
         if isinstance(report.longrepr, str):
-            text = render(told, get_check(told.check).promise, self.environment, place)
+            text = render(told, getattr(report, "bscheck_promise", ""), self.environment, place)
             report.longrepr = textwrap.dedent(text.partition("\n")[2])
         elif told.failure is not None and (lines := labelled(told.failure, place)):
             report.sections.append(("bscheck", textwrap.dedent("\n".join(lines))))

@@ -17,7 +17,7 @@ _EQUALITY = "bscheck.checks.equality:share_of_the_bound"
 
 #: When each part must be over, as a share of the budget. What is left at the end is a reserve for the builds
 #: that overrun.
-FITTING, NOISE, TIMING, PLANNING, WEIGHING, EQUALITY = 0.3, 0.38, 0.6, 0.77, 0.87, 1.0
+FITTING, NOISE, TIMING, PLANNING, WEIGHING, EQUALITY = 0.45, 0.5, 0.68, 0.8, 0.9, 1.0
 
 INSTANCES, ROUNDS = 6, 20
 
@@ -106,7 +106,8 @@ class Advisor:
                     f"larger batches than {advice.largest} were not tried: the budget for them was spent"
                 )
                 break
-            trial = self._weigh(size)
+            # The first carries the build: without it nothing can be told.
+            trial = self._weigh(size, until=FITTING + 0.1 if advice.largest else 1.0)
             if trial is None:
                 advice.notes.append(f"batch {size} did not end in time, and no larger one was tried")
                 break

@@ -99,7 +99,9 @@ def _percent(comparison: Comparison, times: float = 1.0) -> str:
 
 def _fits(advice: Advice) -> Iterator[str]:
     largest, failing = advice.largest, advice.smallest_failing
-    if not largest:
+    if not largest and failing is None:
+        yield "nothing was measured in time: give more --budget"
+    elif not largest:
         yield "no batch size fits"
     elif failing is None:
         yield f"largest that fits: at least {largest}" + (", the most that was tried" if largest == advice.most else "")

@@ -344,6 +344,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("BatchNormalization", (3,), call=BOTH, momentum=0.7),
         _make("BatchNormalization", (4, 3), call={**BOTH, **MASKED}, momentum=0.9, epsilon=0.01),
         _make("BatchNormalization", (3,), call=BOTH, center=False),
+        _make("BatchNormalization", (4, 3), call={**BOTH, **MASKED}, axis=1),
         _make("BatchNormalization", (2, 2, 3), call=BOTH, scale=False, axis=1),
     ],
     "LayerNormalization": [

@@ -37,6 +37,31 @@ def test_failure_tells_its_number_in_the_record(project: pytest.Pytester, plante
     result.stdout.fnmatch_lines(["*no stand-alone program: this promise takes more than a short program to show"])
 
 
+OWN = """
+import bscheck
+from conftest import SumCase, drawn, params
+from bscheck.checks import check
+from bscheck.gate import promise
+from bscheck.results.verdict import Reading
+
+@check(family="accumulation", case=SumCase, cases=drawn, params=params, per_subject=False)
+def only_here(context, case):
+    \"\"\"A promise that a test module makes.\"\"\"
+    return Reading(3.5, seen="off by 2")
+
+only = promise("only_here")
+"""
+
+
+def test_check_of_a_test_module_is_told_by_a_controller_that_does_not_know_it(project: pytest.Pytester) -> None:
+    project.makepyfile(test_gate=OWN.replace('\\"', '"'))
+    result = run(project, "--bscheck-record", "run.json", "-n", "1", "-k", "dense")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        ["Promise     A promise that a test module makes", "Run it      bscheck replay run.json#0"]
+    )
+
+
 def test_without_a_record_there_is_nothing_to_replay_and_nothing_is_written(
     project: pytest.Pytester, planted: None
 ) -> None:
