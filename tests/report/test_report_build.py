@@ -193,6 +193,12 @@ def test_known_issues_say_what_became_of_them(tmp_path: Path) -> None:
     ]
 
 
+def test_exceptions_are_counted_among_what_does_not_apply(tmp_path: Path) -> None:
+    verdicts = ("contract exception", "contract exception", "not applicable", "known issue")
+    results = [result(verdict=verdict, param={"n": str(n)}) for n, verdict in enumerate(verdicts)]
+    assert [row.documented for row in report(tmp_path, *results).exceptions] == [2]
+
+
 def test_what_does_not_apply_is_told_by_reason(tmp_path: Path) -> None:
     results = [
         result("one", "not applicable", reason="no mask", cases=0, param={"subject": name}) for name in ("a", "b")

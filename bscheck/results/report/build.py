@@ -74,7 +74,7 @@ def build(records: Sequence[tuple[str, Mapping[str, Any]]], families: Iterable[s
         unmeasured=_unmeasured(ordinary),
         issues=tuple(issue for issue in issues if issue.open),
         elsewhere=tuple(issue for issue in issues if not issue.open),
-        exceptions=tuple(row for row in rows if row.state == State.DOCUMENTED),
+        exceptions=tuple(row for row in rows if row.documented),
         reported=tuple(each for each in ordinary if each.state == State.REPORTED and each.result.family != TIMING),
         skipped=tuple(_skipped(told)),
         coverage=covered,

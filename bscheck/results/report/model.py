@@ -107,6 +107,11 @@ class CheckRow:
         return sum(told.result.cases for told in self.members)
 
     @property
+    def documented(self) -> int:
+        """How many results are contract exceptions."""
+        return sum(told.state == State.DOCUMENTED for told in self.members)
+
+    @property
     def counts(self) -> str:
         """How many results have which verdict, in words."""
         counted = Counter(told.state for told in self.members)
