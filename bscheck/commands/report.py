@@ -33,6 +33,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _report(given: argparse.Namespace) -> Iterator[str | int]:
     """Write the report, yield what was written, and the exit code."""
+    from bscheck.checks import FAMILIES
     from bscheck.results.compare import record_files
     from bscheck.results.record import read_record
     from bscheck.results.report.build import build
@@ -42,7 +43,7 @@ def _report(given: argparse.Namespace) -> Iterator[str | int]:
 
     files = [file for record in given.records for file in record_files(Path(record))]
     target = output_file(given.output or ("-" if given.markdown else DEFAULT_OUTPUT), files)
-    report = build(list(zip(names_of(files), map(read_record, files), strict=True)))
+    report = build(list(zip(names_of(files), map(read_record, files), strict=True)), FAMILIES)
     text = "\n".join(as_markdown(report)) if given.markdown else as_html(report)
     if target is None:
         yield text

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from report_samples import ENVIRONMENT, ISSUE, result, selection, whole, write
 
+from bscheck.results.curves import Exhibits, Table
 from bscheck.results.record import read_record
 from bscheck.results.report.build import build
 from bscheck.results.report.model import Report, State, share_in_words
@@ -22,6 +23,7 @@ def report(tmp_path: Path, *results: Any, **changes: Any) -> Report:
     ("results", "changes", "state", "headline"),
     [
         ([result()], {}, State.HOLDS, "The promises hold"),
+        ([result()], {"selection": selection(9, selected=1)}, State.HOLDS, "The selected promises hold"),
         ([result(verdict="known issue")], {}, State.HOLDS, "The promises hold, but for known issues"),
         ([result("timed", "inconclusive", family="timing"), result()], {}, State.HOLDS, "The promises hold"),
         ([], {}, State.INCOMPLETE, "Incomplete: nothing was run"),
@@ -115,6 +117,8 @@ def test_failures_have_their_whole_text(tmp_path: Path) -> None:
         "Seen        off by 3.1e-4: 30 % of the update (allowed: 1e-4; ",
         "Smallest    dense, seed 0",
         "Ablation    decay=none: passes",
+        "Run it      bscheck replay run.json#0",
+        'Intended?   bscheck waive run.json#0 --reason "..." --expires YYYY-MM-DD',
         "Environment keras 3.15.1 · tensorflow 2.21.0 · cpu, 2 threads · float32, TF32 off",
     ):
         assert line in text
@@ -134,6 +138,34 @@ def test_curves_of_several_parameters_are_told_apart(tmp_path: Path) -> None:
     several = [{**learning, "param": {"subject": name}} for name in ("dense", "lstm")]
     titles = [picture.title for picture in report(tmp_path, *several).pictures["noise"]]
     assert titles == ["Runs that left the shallow well — dense", "Runs that left the shallow well — lstm"]
+
+
+def test_tables_of_several_parameters_are_one(tmp_path: Path) -> None:
+    learning = next(each for each in whole() if "tables" in each)
+    several = [{**learning, "param": {"subject": name}} for name in ("dense", "lstm")]
+    shown = [picture.exhibit for picture in report(tmp_path, *several).pictures["loss"]]
+    tables = [exhibit for exhibit in shown if isinstance(exhibit, Table)]
+    assert [(table.columns[:2], [row[:2] for row in table.rows]) for table in tables] == [
+        (("on", "epochs"), [(name, epochs) for name in ("dense", "lstm") for epochs in (15, 15, 150)])
+    ]
+
+
+def test_a_table_that_names_its_parameter_needs_no_column_for_it(tmp_path: Path) -> None:
+    several = [
+        result("learning", family="tiny batches", param={"optimizer": name}, exhibits=Exhibits(tables=(table,)))
+        for name in ("adam", "sgd")
+        for table in [Table("loss", "Final loss", ("optimizer", "loss"), ((name, 0.5),))]
+    ]
+    table = report(tmp_path, *several).pictures["loss"][0].exhibit
+    assert (table.columns, table.rows) == (("optimizer", "loss"), (("adam", 0.5), ("sgd", 0.5)))
+
+
+def test_why_nothing_was_timed_is_told(tmp_path: Path) -> None:
+    skipped = [
+        result("timed", "not applicable", family="timing", reason="refused under xdist", cases=0),
+        result("weighed", "not applicable", family="memory", reason="no GPU", cases=0),
+    ]
+    assert report(tmp_path, *skipped).unmeasured == {"time": "refused under xdist", "memory": "no GPU"}
 
 
 def test_known_issues_say_what_became_of_them(tmp_path: Path) -> None:
@@ -159,6 +191,12 @@ def test_known_issues_say_what_became_of_them(tmp_path: Path) -> None:
         ("elsewhere", "fixed, outside its range"),
         ("absent", "not run"),
     ]
+
+
+def test_exceptions_are_counted_among_what_does_not_apply(tmp_path: Path) -> None:
+    verdicts = ("contract exception", "contract exception", "not applicable", "known issue")
+    results = [result(verdict=verdict, param={"n": str(n)}) for n, verdict in enumerate(verdicts)]
+    assert [row.documented for row in report(tmp_path, *results).exceptions] == [2]
 
 
 def test_what_does_not_apply_is_told_by_reason(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_no_record_is_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[
     everywhere = places(document)
 
     @settings(
-        max_examples=200 if markdown else 40,
+        max_examples=120 if markdown else 40,
         deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -51,6 +51,16 @@ def test_numbers_of_a_logarithmic_axis_are_plain() -> None:
     assert not [word for word in found if "$" in word]
 
 
+def test_a_wide_logarithmic_axis_has_powers_of_ten_alone() -> None:
+    found = words(drawn(line((1, 0.001), (2, 1000.0)), log_y=True))
+    assert {"0.01", "1", "100"} <= set(found)
+    assert not {"0.02", "0.5", "200"} & set(found)
+
+
+def test_counted_things_are_marked_whole() -> None:
+    assert "2.5" not in words(drawn(line((0, 1.0), (20, 1.0))))
+
+
 def test_named_things_and_bars_go_down_the_page() -> None:
     assert {"15 x 16", "15 x 160"} <= set(
         words(drawn(line((0, 1), (1, 2), kind="bars"), ticks=("15 x 16", "15 x 160")))

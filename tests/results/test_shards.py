@@ -82,13 +82,18 @@ def assert_whole(project: Project, shards: list[str]) -> None:
         assert compare_runs(read_run(str(full)), read_run(rest)).exit_code == 3
 
 
-def test_run_split_in_four_by_pytest_split_is_the_whole_run(whole: Project) -> None:
+def test_run_split_in_four_by_pytest_split_is_the_whole_run(whole: Project, capsys: pytest.CaptureFixture[str]) -> None:
     if importlib.util.find_spec("pytest_split") is None:
         pytest.skip("pytest-split is not installed (pip install 'bscheck[test]')")
     shards = [f"shard{n}.json" for n in range(1, 5)]
     for n, name in enumerate(shards, 1):
         whole.run(name, "--splits", "4", "--group", str(n))
     assert_whole(whole, shards)
+    assert [read_record(whole.path / name)["selection"]["shard"] for name in shards] == [[n, 4] for n in range(1, 5)]
+    assert main(["report", "--markdown", *(str(whole.path / name) for name in shards)]) == 1
+    capsys.readouterr()
+    assert main(["report", "--markdown", *(str(whole.path / name) for name in shards[1:])]) in (1, 3)
+    assert "- **no record of shard 1 of 4**" in capsys.readouterr().out
 
 
 def test_run_split_by_family_and_by_name_is_the_whole_run(whole: Project) -> None:
@@ -96,7 +101,11 @@ def test_run_split_by_family_and_by_name_is_the_whole_run(whole: Project) -> Non
     whole.run("two.json", "-m", "bscheck_accumulation", "-k", "dense or odd")
     whole.run("three.json", "-k", "lstm")
     selections = [read_record(whole.path / f"{name}.json")["selection"] for name in ("whole", "one", "two")]
+    assert [selection.pop("selected") for selection in selections] == [8, 5, 2]
     assert selections[0] == selections[1] == selections[2]
+    checks = [read_record(whole.path / f"{name}.json")["checks"] for name in ("one", "two")]
+    assert checks[1] == {"sums_agree": {"promise": "The parts add up to the whole", "exception": ""}}
+    assert checks[0].keys().isdisjoint(checks[1])
     assert verdicts(whole.path / "two.json").keys() | verdicts(whole.path / "three.json").keys() == {
         f"test_gate.py::sums_agree[{name}]" for name in ("dense", "lstm", "odd")
     }

@@ -6,13 +6,14 @@ import math
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bscheck.results import summary
 from bscheck.results.compare import Run, merged
 from bscheck.results.coverage import Coverage, Wording, coverage, selection_of, wordings_of
-from bscheck.results.curves import TOPICS, Curve, Point, Series, Table, point
-from bscheck.results.failure import one_line_environment, render
+from bscheck.results.curves import MAX_COLUMNS, MAX_ROWS, TOPICS, Curve, Point, Series, Table, point
+from bscheck.results.failure import Place, one_line_environment, render
 from bscheck.results.report.model import (
     CheckRow,
     FailureCard,
@@ -30,25 +31,27 @@ from bscheck.results.verdict import Result
 
 #: The family whose shares are ratios of times: they have pictures of their own.
 TIMING = "timing"
-#: Families in the order of the summary; others follow as they come.
-FAMILIES = ("accumulation", "independence", "tiny batches", TIMING)
+#: Families that measure what has a topic of its own.
+_MEASURING = {"time": TIMING, "memory": "memory"}
 #: Shares of the bound up to which results are counted in the families' table.
 NEARNESS = (0.1, 0.5, 1.0)
 #: Pairs of batch sizes in one picture.
 _PAIRS = 40
 
 
-def build(records: Sequence[tuple[str, Mapping[str, Any]]]) -> Report:
+def build(records: Sequence[tuple[str, Mapping[str, Any]]], families: Iterable[str] = ()) -> Report:
     """Return what is told of the run that these records are.
 
     Parameters
     ----------
     records : sequence of (str, mapping)
         Names to show, and records as `bscheck.results.record.read_record` returns them.
+    families : iterable of str, optional
+        The order of the families; others follow.
     """
     documents = [document for _, document in records]
     run, covered = merged(documents), coverage(documents)
-    told = _told(run, documents)
+    told = _told(run, records)
     ordinary = [each for each in told if each.result.family != PINNED]
     wordings = {name: each for document in documents for name, each in wordings_of(document).items()}
     rows = _check_rows(ordinary, wordings)
@@ -63,15 +66,15 @@ def build(records: Sequence[tuple[str, Mapping[str, Any]]]) -> Report:
         results=len(told),
         cases=sum(each.result.cases for each in told),
         seconds=sum(each.result.seconds for each in told if math.isfinite(each.result.seconds)),
-        families=tuple(_family_rows(ordinary)),
+        families=tuple(_family_rows(ordinary, families)),
         failures=failures,
         checks=tuple(row for row in rows if row.family != TIMING and row.cases),
         timings=tuple(row for row in rows if row.family == TIMING and row.cases),
         pictures=_pictures(ordinary),
-        untimed=_untimed(ordinary),
+        unmeasured=_unmeasured(ordinary),
         issues=tuple(issue for issue in issues if issue.open),
         elsewhere=tuple(issue for issue in issues if not issue.open),
-        exceptions=tuple(row for row in rows if row.state == State.DOCUMENTED),
+        exceptions=tuple(row for row in rows if row.documented),
         reported=tuple(each for each in ordinary if each.state == State.REPORTED and each.result.family != TIMING),
         skipped=tuple(_skipped(told)),
         coverage=covered,
@@ -81,13 +84,18 @@ def build(records: Sequence[tuple[str, Mapping[str, Any]]]) -> Report:
     )
 
 
-def _told(run: Run, documents: Iterable[Mapping[str, Any]]) -> list[Told]:
-    """Return the results in the order they ran, each with the environment of its own record."""
-    environments = {id(raw): document["environment"] for document in documents for raw in document["results"]}
+def _told(run: Run, records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Told]:
+    """Return the results in the order they ran, each with its place and the environment of its own record."""
+    origins = {
+        id(raw): (Place(name, number, subjects=str(raw.get("nodeid", "")).partition("::")[0]), document["environment"])
+        for name, document in records
+        for number, raw in enumerate(document["results"])
+    }
     told = []
     for (_, param), raw in run.results.items():
         result = Result.from_json(raw)  # what a record of another hand leaves out is there from here on
-        told.append(Told(result, "-".join(value for _, value in param), result.to_json(), environments[id(raw)]))
+        shown = "-".join(value for _, value in param)
+        told.append(Told(result, shown, result.to_json(), *origins[id(raw)]))
     return told
 
 
@@ -110,8 +118,8 @@ def _rank(told: Told) -> tuple[bool, bool, float]:
     return told.state == State.BROKEN, told.result.cases > 0, told.share
 
 
-def _family_rows(told: Iterable[Told]) -> Iterable[FamilyRow]:
-    groups: dict[str, list[Told]] = {family: [] for family in FAMILIES}
+def _family_rows(told: Iterable[Told], families: Iterable[str]) -> Iterable[FamilyRow]:
+    groups: dict[str, list[Told]] = {family: [] for family in families}
     for each in told:
         groups.setdefault(each.result.family, []).append(each)
     for family, group in groups.items():
@@ -152,7 +160,8 @@ def _nearness(told: Iterable[Told]) -> tuple[int, ...]:
 def _failures(told: Iterable[Told], wordings: Mapping[str, Wording]) -> tuple[FailureCard, ...]:
     cards = []
     for number, each in enumerate(each for each in told if each.state == State.BROKEN):
-        text = render(each.result, wordings.get(each.result.check, Wording()).promise, each.environment)
+        promise = wordings.get(each.result.check, Wording()).promise
+        text = render(each.result, promise, each.environment, each.place)
         text = textwrap.dedent(text.partition("\n")[2])  # its first line is the card's head
         seen = each.result.failure.reading.seen if each.result.failure else each.result.reason
         cards.append(FailureCard(f"{each.result.check}[{each.param}]", f"failure-{number + 1}", seen, text))
@@ -180,7 +189,8 @@ def _headline(
     if counts[State.HOLDS] + counts[State.KNOWN] + counts[State.DOCUMENTED] == 0:
         return State.INCOMPLETE, "Incomplete: no promise was held against anything", tuple(reasons)
     held = any(each.state == State.KNOWN and each.result.family != PINNED for each in told)
-    return State.HOLDS, "The promises hold" + (", but for known issues" if held else ""), tuple(reasons)
+    which = "The selected promises hold" if covered.left_out else "The promises hold"
+    return State.HOLDS, which + (", but for known issues" if held else ""), tuple(reasons)
 
 
 def _broken_headline(told: Iterable[Told]) -> str:
@@ -203,16 +213,35 @@ def _count(number: int, noun: str) -> str:
 def _pictures(told: Iterable[Told]) -> dict[str, tuple[Picture, ...]]:
     """Return curves and tables by topic; a title that several results have is told apart by their parameters."""
     given = [(each, exhibit) for each in told for exhibit in _exhibits(each)]
-    titles = Counter((type(exhibit), exhibit.title) for _, exhibit in given)
+    alike: dict[Any, list[tuple[Told, Curve | Table]]] = defaultdict(list)
+    for each, exhibit in given:
+        columns = exhibit.columns if isinstance(exhibit, Table) else None
+        alike[exhibit.topic, exhibit.title, columns].append((each, exhibit))
     found: dict[str, list[Picture]] = {topic: [] for topic in TOPICS}
     pairs = _timing_pairs(told)
     if pairs is not None:
         found["time"].append(Picture(pairs.title, pairs))
-    for each, exhibit in given:
-        several = titles[type(exhibit), exhibit.title] > 1
-        title = f"{exhibit.title} — {each.param}" if several and each.param else exhibit.title
-        found[exhibit.topic].append(Picture(title, exhibit))
-    return {topic: tuple(pictures) for topic, pictures in found.items()}
+    for (topic, title, _), group in alike.items():
+        table = _one_table(group)
+        if table is not None:
+            found[topic].append(Picture(title, table))
+            continue
+        for each, exhibit in group:
+            found[topic].append(Picture(f"{title} — {each.param}" if len(group) > 1 and each.param else title, exhibit))
+    return {topic: tuple(sorted(shown, key=lambda p: isinstance(p.exhibit, Table))) for topic, shown in found.items()}
+
+
+def _one_table(group: Sequence[tuple[Told, Curve | Table]]) -> Table | None:
+    """Return tables of several parameters as one, None where that cannot be: it says in each row which it is of."""
+    tables = [(each.param, table) for each, table in group if isinstance(table, Table)]
+    rows = [(param, row) for param, table in tables for row in table.rows]
+    if len(tables) < 2 or len(rows) > MAX_ROWS or len(tables[0][1].columns) == MAX_COLUMNS:
+        return None
+    notes = " ".join(dict.fromkeys(table.note for _, table in tables if table.note))
+    first = replace(tables[0][1], note=notes)
+    if all(param in row for param, row in rows):
+        return replace(first, rows=tuple(row for _, row in rows))
+    return replace(first, columns=("on", *first.columns), rows=tuple((param, *row) for param, row in rows))
 
 
 def _exhibits(told: Told) -> list[Curve | Table]:
@@ -252,11 +281,15 @@ def _timing_pairs(told: Iterable[Told]) -> Curve | None:
     )
 
 
-def _untimed(told: Sequence[Told]) -> str:
-    """Return why nothing was timed, for where that is so."""
-    timings = [each for each in told if each.result.family == TIMING]
-    reasons = Counter(each.result.reason for each in timings if each.result.reason)
-    return "; ".join(reason for reason, _ in reasons.most_common(3)) or "no timing check was run"
+def _unmeasured(told: Sequence[Told]) -> dict[str, str]:
+    """Return, for the topics that a family measures, why it did not, where it says so."""
+    found = {}
+    for topic, family in _MEASURING.items():
+        skipped = [each for each in told if each.result.family == family and each.state == State.SKIPPED]
+        reasons = Counter(each.result.reason for each in skipped if each.result.reason)
+        if reasons:
+            found[topic] = "; ".join(reason for reason, _ in reasons.most_common(3))
+    return found
 
 
 # What is not asserted, and why --------------------------------------------------------------------------

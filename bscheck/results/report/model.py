@@ -12,6 +12,7 @@ from typing import Any
 
 from bscheck.results.coverage import Coverage
 from bscheck.results.curves import Curve, Table
+from bscheck.results.failure import Place
 from bscheck.results.summary import percent
 from bscheck.results.verdict import Result, Verdict
 
@@ -50,6 +51,7 @@ class Told:
     result: Result
     param: str
     raw: Mapping[str, Any]
+    place: Place
     environment: Mapping[str, str]
 
     @property
@@ -103,6 +105,11 @@ class CheckRow:
     def cases(self) -> int:
         """Executions of Keras held against an oracle."""
         return sum(told.result.cases for told in self.members)
+
+    @property
+    def documented(self) -> int:
+        """How many results are contract exceptions."""
+        return sum(told.state == State.DOCUMENTED for told in self.members)
 
     @property
     def counts(self) -> str:
@@ -193,7 +200,7 @@ class Report:
     checks: tuple[CheckRow, ...]
     timings: tuple[CheckRow, ...]
     pictures: Mapping[str, tuple[Picture, ...]]
-    untimed: str
+    unmeasured: Mapping[str, str]
     issues: tuple[IssueRow, ...]
     elsewhere: tuple[IssueRow, ...]
     exceptions: tuple[CheckRow, ...]

@@ -34,9 +34,10 @@ _BEYOND = 122.0
 #: Checks that stayed below this share of their bound are folded away: their bars cannot be seen.
 _FAR = 0.01
 
-#: What is said of a topic without pictures.
+#: What is said of a topic without pictures, where the record says nothing.
 _NOTHING = {
-    "memory": "no figures: on a CPU, TensorFlow and JAX count no memory",
+    "time": "no timing check was run",
+    "memory": "no figures of memory",
     "loss": "no curves of losses",
     "noise": "no figures about the gradients' noise",
 }
@@ -80,6 +81,7 @@ def as_html(report: Report) -> str:
         picture=picture,
         alternative=alternative,
         figures=figures,
+        is_broad=lambda exhibit: isinstance(exhibit, Table) and (len(exhibit.columns) > 4 or len(exhibit.rows) > 8),
         is_curve=lambda exhibit: isinstance(exhibit, Curve),
     )
     return page
@@ -93,7 +95,7 @@ def _absent(report: Report) -> Iterator[tuple[str, str]]:
     """Yield the topics of which nothing is shown, and why."""
     for topic in TOPICS:
         if not _is_there(report, topic):
-            yield topic, report.untimed if topic == "time" else _NOTHING[topic]
+            yield topic, report.unmeasured.get(topic, _NOTHING[topic])
 
 
 def _by_check(told: Sequence[Told]) -> Iterator[tuple[str, list[Told]]]:

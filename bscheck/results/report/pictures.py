@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,12 +29,16 @@ INK, PALE = "#1d2329", "#c9ced4"
 LARGEST = 1e100
 #: Points of a line beyond which markers would hide it.
 CROWDED = 25
+#: A logarithmic axis over more than this has marks at powers of ten alone.
+_WIDE = 300.0
 #: Batch sizes that are marked one by one.
 _SIZES = 20
 #: Text in a picture; the page has all of it.
 _LABEL = 48
 #: Inches.
 _WIDTH, _HEIGHT, _ROW = 5.6, 3.5, 0.34
+#: Inches of a letter and of a legend's sign, and the letters that fit along the height.
+_LETTER, _HANDLE, _TALL = 0.075, 0.75, 34
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bscheck",
@@ -129,26 +134,38 @@ def _axes(axes: Axes, curve: Curve) -> None:
         axes.tick_params(axis="y", length=0)
     else:
         axes.set_xlabel(safe(curve.x_label))
-        axes.set_ylabel(safe(curve.y_label))
+        axes.set_ylabel(textwrap.fill(safe(curve.y_label), _TALL))
         axes.set_xscale("log" if curve.log_x else "linear")
         axes.set_yscale("log" if curve.log_y else "linear")
-    value_axis = axes.xaxis if curve.ticks else axes.yaxis
+    points = [p for series in curve.series for p in series.points]
     if curve.log_y:
-        _plain_numbers(value_axis)
+        _plain_numbers(axes.xaxis if curve.ticks else axes.yaxis, [y for _, y, *_ in points])
     if curve.log_x and not curve.ticks:
-        _plain_numbers(axes.xaxis)
+        _plain_numbers(axes.xaxis, [x for x, *_ in points])
         _name_the_sizes(axes, curve)
+    elif not curve.ticks:
+        _whole_numbers(axes, curve)
     axes.grid(True, color=PALE, linewidth=0.5)
     axes.set_axisbelow(True)
 
 
-def _plain_numbers(axis: Axis) -> None:
-    """Write the numbers of a logarithmic axis as they are, at 1, 2 and 5."""
+def _plain_numbers(axis: Axis, values: Sequence[float]) -> None:
+    """Write the numbers of a logarithmic axis as they are: powers of ten, and 2 and 5 of them where those are few."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
+    shown = [value for value in values if math.isfinite(_drawable(value, True))]
+    wide = max(shown) / min(shown) > _WIDE if shown else False
+    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _whole_numbers(axes: Axes, curve: Curve) -> None:
+    """Keep the marks of things that are counted whole."""
+    from matplotlib.ticker import MaxNLocator
+
+    if all(math.isfinite(x) and abs(x) < LARGEST and x == int(x) for series in curve.series for x, *_ in series.points):
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
 
 
 def _name_the_sizes(axes: Axes, curve: Curve) -> None:
@@ -171,7 +188,9 @@ def _name_the_sizes(axes: Axes, curve: Curve) -> None:
 def _draw(axes: Axes, i: int, series: Series, points: list[Point], curve: Curve) -> None:
     """Draw one series in its own colour, marker and line."""
     x, y, low, high = (list(column) for column in zip(*points, strict=True))
-    colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+    colour = COLOURS[i % len(COLOURS)]
+    again = i // len(COLOURS)  # from here on a colour has another marker and another line
+    marker, dashes = MARKERS[(i + again) % len(MARKERS)], DASHES[(i + 2 * again) % len(DASHES)]
     errors = _errors(y, low, high)
     label = safe(series.name)
     if series.kind == "bars":
@@ -181,11 +200,11 @@ def _draw(axes: Axes, i: int, series: Series, points: list[Point], curve: Curve)
     style: dict[str, Any] = {
         "color": colour,
         "label": label,
-        "linestyle": DASHES[i % len(DASHES)] if is_line else "none",
+        "linestyle": dashes if is_line else "none",
         "linewidth": 1.4,
         "marker": "" if is_line and len(points) > CROWDED else marker,
         "markersize": 5,
-        "markerfacecolor": colour if i % 2 == 0 else "white",
+        "markerfacecolor": colour if (i + again) % 2 == 0 else "white",
         "elinewidth": 1.1,
         "capsize": 3,
     }
@@ -233,7 +252,8 @@ def _errors(y: Sequence[float], low: Sequence[float], high: Sequence[float]) -> 
 def _legend(figure: Any, axes: Axes, curve: Curve) -> None:
     if len(curve.series) > 1 or curve.series[0].name not in ("", curve.title, curve.y_label):
         handles, labels = axes.get_legend_handles_labels()
-        columns = 1 if max(map(len, labels), default=0) > 28 else min(3, len(labels))
+        widest = _LETTER * max(map(len, labels), default=0) + _HANDLE
+        columns = max(1, min(int(_WIDTH / widest), len(labels)))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, handlelength=3.2)
 
 
