@@ -127,6 +127,9 @@ def _deterministic(made: Setting, middle: Array, last: Array, rate: str) -> Read
     )
 
 
+#: Updates of the run that is shown jumping about.
+SHOWN = 60
+
 # Where training settles ---------------------------------------------------------------------------------
 
 
@@ -189,8 +192,8 @@ def _stationary_curves(case: LeastSquaresCase, made: Setting, found: Reading, se
     """Return where training settles, and one run on its way at a rate that suits every batch size."""
     excess, told = settled - made.problem.least_loss, (found.figures["mean_loss"], found.figures["standard_error"])
     slow = replace(made, rate=SHARES["half"] * stability_threshold(made.problem, 1.0))
-    rows = batches(case.seed, RUNS, case.updates, EXAMPLES, case.batch_size, True)
-    weights = [w[0, 0] - made.problem.optimum[0] for w in train(case, slow, rows, range(1, case.updates + 1))]
+    rows = batches(case.seed, RUNS, SHOWN, EXAMPLES, case.batch_size, True)
+    weights = [w[0, 0] - made.problem.optimum[0] for w in train(case, slow, rows, range(1, SHOWN + 1))]
     return (
         loss_pictures.settled(made.problem, case.batch_size, made.rate, excess, *told),
         loss_pictures.noise(case.batch_size, slow.rate, np.array(weights)),

@@ -48,8 +48,17 @@ NOT_NUMBERS = ("shape", "cast", "convert_to_tensor", "cond", "_get_variable_inde
 KINDS = ("scale", "drop", "swap")
 WHEN = ("always", "first", "other", "option", "rate")
 
-#: Changes that no update can show, by class, source text and kind (patterns), with the reason.
-EQUIVALENT: tuple[tuple[str, str, str, str], ...] = ()
+#: Changes that no update can show: class, source text, kinds and times (patterns), with the reason.
+EQUIVALENT: tuple[tuple[str, str, str, str, str], ...] = (
+    ("Lion", r"ops\.add\(ops\.multiply\(m, beta_1\).* \* 1\.", "scale", ".*", "only the sign of this sum is used"),
+    (
+        "Lion",
+        r"self\.beta_1 ->|multiply\(m, beta_[12]\) ->|1\.0 - beta_1 ->|: 1\.0 ->",
+        "scale|drop",
+        "first",
+        "the momentum is 0 in the first update: the sign of the gradient alone decides",
+    ),
+)
 
 
 class Change(ast.NodeTransformer):
@@ -214,10 +223,11 @@ def noticed(names, when, settings):
     return False
 
 
-def why_equivalent(owner, text, kind):
+def why_equivalent(owner, text, kind, when):
     """Return the reason why a change decides nothing, or ""."""
-    for class_name, pattern, kinds, reason in EQUIVALENT:
-        if re.fullmatch(class_name, owner) and re.search(pattern, text) and re.fullmatch(kinds, kind):
+    for class_name, pattern, kinds, times, reason in EQUIVALENT:
+        fits = re.fullmatch(class_name, owner) and re.fullmatch(kinds, kind) and re.fullmatch(times, when)
+        if fits and re.search(pattern, text):
             return reason
     return ""
 
@@ -266,7 +276,7 @@ def try_all(owner, names, kind, when, asked, rng, settings, counts):
                 continue
             with mock.patch.object(owner, method, function), rates.plant():
                 seen = noticed(names, when, settings)
-            reason = "" if seen else why_equivalent(owner.__name__, text, kind)
+            reason = "" if seen else why_equivalent(owner.__name__, text, kind, when)
             counts["noticed" if seen else "equivalent" if reason else "missed"] += 1
             if not seen:
                 told = f"equivalent ({reason})" if reason else "missed"
