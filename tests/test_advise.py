@@ -156,13 +156,17 @@ def test_a_picture_without_matplotlib_names_the_extra(folder):
     assert (ran.returncode, ran.stderr) == (4, "bscheck: --picture needs matplotlib: pip install 'bscheck[report]'\n")
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
-def test_a_picture_is_drawn(tmp_path, suffix):
+@pytest.mark.parametrize(("suffix", "timed"), [("png", True), ("svg", False), ("pdf", True)])
+def test_a_picture_is_drawn(tmp_path, suffix, timed):
     pytest.importorskip("matplotlib", reason="matplotlib is missing: pip install 'bscheck[report]'")
     from bscheck.measure.advice import Advice, Trial
+    from bscheck.measure.sampler import Samples
     from bscheck.results.advice_picture import draw
 
     advice = Advice("articles", "float32", 64)
     advice.trials = [Trial(n, figures={"memory": 10**6 * n, "seconds": 1e-3}) for n in (1, 2)] + [Trial(4, reason="no")]
+    if timed:
+        row = {"1": (1e-3, 1.1e-3), "2": (1.5e-3, 1.4e-3), "1 again": (1e-3, 1e-3)}
+        advice.samples = Samples((1, 2), (row, row, row), 3)
     draw(advice, tmp_path / f"advice.{suffix}")
     assert (tmp_path / f"advice.{suffix}").stat().st_size > 1000

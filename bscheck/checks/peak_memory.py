@@ -12,6 +12,7 @@ from bscheck.checks.run import current_settings
 from bscheck.measure import memory
 from bscheck.measure.process import Child, ChildFailedError, OutOfMemoryError
 from bscheck.measure.steps import MICRO_BATCHES, WORKS
+from bscheck.results.curves import Curve, Series, point
 from bscheck.results.verdict import Reading
 
 #: Batch sizes weighed, ascending: on a host, what a larger one freed would hide a smaller one.
@@ -88,5 +89,19 @@ def peak_memory_by_batch_size_is_reported(context: Context, case: MemoryCase) ->
         words.append(f"{size}: {error}")
     finally:
         child.close()
-    return Reading(0.0, where=f"{case.dtype}, {case.work}", seen=f"{case.dtype}, {case.work}: {', '.join(words)}",
-                   figures=figures)  # fmt: skip
+    name_of = f"{case.dtype}, {case.work}"
+    peaks = tuple(point(n, figures[f"peak_{n}"] / 1e6) for n in SIZES if f"peak_{n}" in figures)
+    curve = _curve(name_of, peaks) if peaks else None
+    return Reading(
+        0.0,
+        where=name_of,
+        seen=f"{name_of}: {', '.join(words)}",
+        figures=figures,
+        curves=(curve,) if curve is not None else (),
+    )
+
+
+def _curve(name: str, peaks: tuple[Any, ...]) -> Curve:
+    note = "Of accumulated steps the size is a micro-batch's; two of them make the update."
+    title = "Peak memory of a step by batch size"
+    return Curve("memory", title, "batch size", "MB", (Series(name, peaks),), log_x=True, note=note)

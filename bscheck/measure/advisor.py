@@ -17,7 +17,7 @@ _EQUALITY = "bscheck.checks.equality:share_of_the_bound"
 
 #: When each part must be over, as a share of the budget. What is left at the end is a reserve for the builds
 #: that overrun.
-FITTING, NOISE, TIMING, PLANNING, WEIGHING, EQUALITY = 0.45, 0.5, 0.68, 0.8, 0.9, 1.0
+FITTING, NOISE, TIMING, PLANNING, WEIGHING, EQUALITY = 0.45, 0.5, 0.65, 0.74, 0.93, 1.0
 
 INSTANCES, ROUNDS = 6, 20
 
@@ -152,7 +152,9 @@ class Advisor:
         self._close()  # what the timed models have left behind must not be weighed
         for window in sorted(windows, key=lambda w: w.size):
             trial = self._weigh(window.size, window.micro_batches, until=WEIGHING)
-            if trial is not None:
+            if trial is None:
+                advice.notes.append(f"memory of {window}: no time left (give more --budget)")
+            else:
                 advice.windows.append(trial)
                 yield f"{window} accumulated: {memory.in_words(trial.memory) if trial.fits else trial.reason}"
 

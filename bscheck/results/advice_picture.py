@@ -28,7 +28,7 @@ def draw(advice: Advice, path: Path) -> None:
     axes = figure.add_subplot()
     _times(axes, advice)
     _memory(axes.twinx(), advice)
-    axes.set(xlabel="batch size (examples)", ylabel="time per example (µs)", xscale="log", yscale="log")
+    axes.set(xlabel="batch size (examples)", ylabel="time per example (µs)")
     axes.set_title(f"{advice.subject}, {advice.dtype}, {advice.environment.get('device_name') or 'CPU'}")
     figure.legend(loc="outside lower center", ncols=4)
     try:
@@ -43,7 +43,9 @@ def _times(axes: Any, advice: Advice) -> None:
     values = [1e6 * times[n].value for n in sizes]
     below = [1e6 * min(times[n].value - times[n].low, 0.99 * times[n].value) for n in sizes]
     above = [1e6 * (times[n].high - times[n].value) for n in sizes]
-    axes.errorbar(sizes, values, yerr=[below, above], fmt="o-", color="tab:blue", label="time per example, 95 %")
+    if sizes:  # none yet where the measuring was interrupted; an empty logarithmic axis is an error
+        axes.set(xscale="log", yscale="log")
+        axes.errorbar(sizes, values, yerr=[below, above], fmt="o-", color="tab:blue", label="time per example, 95 %")
     sweet = sweet_spot(times)
     if sweet is not None:
         axes.axvline(sweet, color="tab:green", linestyle="--", label=f"sweet spot: {sweet}")
@@ -56,4 +58,5 @@ def _memory(axes: Any, advice: Advice) -> None:
     if known:
         sizes, sizes_in_bytes = zip(*known, strict=True)
         axes.plot(sizes, [m / 1e6 for m in sizes_in_bytes], "s-", color="tab:orange", label="memory")
-    axes.set(ylabel="memory (MB)", yscale="log")
+        axes.set(xscale="log", yscale="log")
+    axes.set(ylabel="memory (MB)")

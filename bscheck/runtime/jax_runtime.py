@@ -143,7 +143,7 @@ class JaxRuntime:
         pass
 
     def tracing(self) -> bool:
-        return not jax.core.trace_state_clean()
+        return isinstance(jnp.zeros(()) + 0, jax.core.Tracer)
 
     def live_tensors(self) -> int:
         return len(jax.live_arrays())

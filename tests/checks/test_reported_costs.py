@@ -96,6 +96,8 @@ def test_peaks_are_told_by_batch_size(monkeypatch):
         "float32, inference: 1: 1 MB, 8: 8 MB, 16: 16 MB, 17: 17 MB, 32: 32 MB, 64: 64 MB, 128: 128 MB"
     )
     assert result.worst.figures["peak_17"] == 17e6
+    (curve,) = result.to_json()["curves"]
+    assert len(curve["series"]) == 6
 
 
 @pytest.mark.parametrize(("error", "words"), [
