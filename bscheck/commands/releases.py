@@ -81,7 +81,8 @@ def _releases(given: argparse.Namespace) -> Iterator[str | int]:
         arguments=tuple(given.rest),
         tests=tuple(given.tests or ()),
     )
-    tell(f"{len(combinations)} releases, {settings.jobs} at a time; records: {settings.out}")
+    plural = "" if len(combinations) == 1 else "s"
+    tell(f"{len(combinations)} release{plural}, {settings.jobs} at a time; records: {settings.out}")
     with ended_by_sigterm():
         outcomes = Session(settings, tell).run_all(combinations)
     yield from (as_markdown if given.markdown else as_text)(table(outcomes))

@@ -96,18 +96,18 @@ def test_table_says_where_each_promise_broke_and_which_defect_that_is(script, tm
 
 
 def test_table_is_placed_between_its_markers(script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    records = {"keras-3.5.0+tensorflow-2.21.0": record(tmp_path / "run.json", "3.5.0", result("passed"))}
+    records = {"keras-3.6.0+tensorflow-2.21.0": record(tmp_path / "run.json", "3.6.0", result("passed"))}
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{script.BEGIN}\nof yesterday\n{script.END}\nafter\n")
-    assert script._placed(records, readme) == 1  # the other releases are not recorded
+    assert script._placed(records, readme) == 3  # the other releases are not recorded
     text = readme.read_text()
     assert text.startswith("before\n<!--")
     assert text.endswith("-->\nafter\n")
-    assert "| 3.5.0 (2.21.0) | holds |" in text
+    assert "| 3.6.0 (2.21.0) | holds |" in text
     assert "of yesterday" not in text
     readme.write_text("no markers\n")
     script._placed(records, readme)
-    assert "| 3.5.0 (2.21.0) | holds |" in capsys.readouterr().out
+    assert "| 3.6.0 (2.21.0) | holds |" in capsys.readouterr().out
     assert readme.read_text() == "no markers\n"
 
 
