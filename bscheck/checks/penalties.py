@@ -259,6 +259,7 @@ def number(seen: float, wanted: float, bound: float, what: str, by: str) -> Read
         where=what,
         seen=f"{what} is {seen:.9g}; {by} it is {wanted:.9g}",
         allowed=f"off by {bound:.1g}",
+        figures={"seen": seen, "expected": wanted} if share > 1 else {},
     )
 
 

@@ -481,6 +481,69 @@ def _of_loss(context: Context, case: LossCase, reading: Reading) -> Findings:
     return Findings(tuple(_matching(told, figures["seen"], figures["expected"])))
 
 
+def _of_history(context: Context, case: InferenceCase, reading: Reading) -> Findings:
+    """Average what each batch reports alone over the batches so far, by examples and by weights."""
+    from bscheck.checks.context import draw_sample_weights
+    from bscheck.checks.expected import ready_trainer
+    from bscheck.checks.truth import truth
+    from bscheck.subject import take
+
+    name, figures = reading.where, reading.figures
+    if "seen" not in figures or case.path == "fit":
+        return Findings()
+    part = truth(context, case, sample_weight=draw_sample_weights(case.seed, case.examples, case.weights))
+    model = ready_trainer(context, case, part.weights)
+    cuts = [slice(a, b) for a, b in case.edges]
+    alone = [
+        model.alone(case.path, (take(part.x, c), take(part.y, c), None if part.w is None else part.w[c])) for c in cuts
+    ]
+    if len(alone) < 2 or any(name not in report for report in alone):
+        return Findings()
+    values, sizes = np.array([r[name] for r in alone]), np.array([b - a for a, b in case.edges], float)
+    weights = sizes if part.w is None else np.array([float(np.sum(part.w[c])) for c in cuts])
+    text = "the mean over this and the earlier batches, not the batch's own value"
+    means = [np.average(values[: j + 1], weights=by[: j + 1]) for by in (sizes, weights) for j in range(1, len(cuts))]
+    told = {"running-mean": (text, float(min(means, key=lambda mean: abs(mean - figures["seen"]))))}
+    return Findings(tuple(_matching(told, figures["seen"], figures["expected"])))
+
+
+def _of_penalty(context: Context, case: InferenceCase, reading: Reading) -> Findings:
+    """Count the penalties of a linear model otherwise: activity not divided by the batch size, all of them twice."""
+    from bscheck.checks.context import draw_sample_weights
+    from bscheck.checks.penalties import _cut, _examples, _penalized_weights
+    from bscheck.oracles.linear import penalized_loss
+
+    kind, figures = context.param.get("penalty"), reading.figures
+    if "seen" not in figures:
+        return Findings()
+    weights, (x, y) = _penalized_weights(case.seed), _examples(case.seed, case.examples)
+    w = draw_sample_weights(case.seed, case.examples, case.weights)
+    cuts = [slice(a, b) for a, b in case.edges]
+
+    def loss(of: str, cut: slice) -> float:
+        return penalized_loss(of, weights, x[cut], y[cut], _cut(w, cut))[0]
+
+    totals = np.array([loss(kind, c) for c in cuts])
+    bare, sizes = np.array([loss("none", c) for c in cuts]), np.array([b - a for a, b in case.edges], float)
+    activity = np.array([loss("activity", c) for c in cuts]) - bare
+    others = {
+        "activity-undivided": (
+            "the activity penalty is not divided by the batch size",
+            totals + activity * (sizes - 1),
+        ),
+        "penalties-twice": ("the penalties count twice", 2 * totals - bare),
+        "penalties-missing": ("the penalties do not count", bare),
+    }
+    one_batch = case.path in ("train_on_batch", "test_on_batch")
+    told = {}
+    for id, (text, values) in others.items():
+        candidates = values if one_batch else [np.average(values, weights=sizes)]
+        told[id] = text, float(min(candidates, key=lambda value: abs(value - figures["seen"])))
+    if kind not in ("activity", "all"):
+        told.pop("activity-undivided")
+    return Findings(tuple(_matching(told, figures["seen"], figures["expected"])))
+
+
 def _of_overwritten(context: Context, case: LossScaleCase, reading: Reading) -> Findings:
     """Hold the ratio of what was written to what was given against the loss scale."""
     seen, expected = reading.figures.get("seen", math.nan), reading.figures.get("expected", math.nan)
@@ -561,6 +624,8 @@ EXPLANATIONS: Mapping[str, Callable[[Any, Any, Reading], Findings]] = {
     "training_follows_the_published_recurrence": _of_trajectory,
     **dict.fromkeys(_METRICS, _of_metric),
     "loss_of_a_batch_is_the_combination_of_its_parts": _of_loss,
+    "history_of_fit_and_train_on_batch_report_the_batch": _of_history,
+    "penalties_count_once_whatever_the_batch_size": _of_penalty,
     "overwritten_variables_take_their_gradient_as_it_is": _of_overwritten,
     **dict.fromkeys(_EVALUATION, _of_evaluation),
 }
