@@ -85,6 +85,7 @@ class Guests:
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             if reporter is not None:
                 reporter.ensure_newline()
+                reporter.write_line("")  # without a path before them, the letters of a quiet run end no line
                 for line in lines:
                     reporter.write_line(line)
 

@@ -89,7 +89,7 @@ class Inspection:
         for name, reason in self.not_applicable.items():
             reasons.setdefault(reason, []).append(name)
         if "stochastic" in self.traits and reasons:
-            lines += _wrapped("  ", "a factory that builds the model without its randomness has more promises held")
+            lines += _wrapped("  ", "Subject(still=True) switches dropout and noise off, and has more promises held")
         for reason, names in reasons.items():
             lines += _wrapped("  not applicable: ", f"{', '.join(names)}: {reason}")
         return lines
@@ -160,7 +160,7 @@ def _found(context: Context, traits: Traits) -> list[str]:
 
     bench = context.bench("float32")
     inputs = len(leaves(context.subject.draw(0, 1)[0]))
-    noisy = _noisy_layers(bench.model)
+    noisy = _noisy_names(bench.model)
     refused = context.refused_sources
     said = [
         f"{traits.parameters} parameters",
@@ -177,6 +177,7 @@ def _found(context: Context, traits: Traits) -> list[str]:
         "penalties beside the loss" if traits.penalties else "",
         "sparse gradients (an embedding)" if traits.sparse_gradients else "",
         "" if traits.double else "layers or inputs of a fixed dtype (no float64 twin)",
+        "dropout and noise switched off (still=True)" if context.subject.still else "",
         "a learning rate schedule" if _scheduled(context) else "",
         "a step of its own" if context.subject.step is not None else "",
         "a train_step of its own" if _overridden(context, "train_step") else "",
@@ -196,18 +197,12 @@ def _some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _noisy_layers(model: Any) -> list[str]:
-    """Return the layers that draw random numbers in training."""
-    from bscheck.runtime.bench import renumbered
+def _noisy_names(model: Any) -> list[str]:
+    """Return the names of the layers that draw random numbers in training."""
+    from bscheck.runtime.bench import noisy_layers, renumbered
 
-    rates = ("rate", "stddev", "dropout", "recurrent_dropout")
     names = renumbered(model)
-    return [
-        names.get(layer.name, layer.name)
-        for layer in model._flatten_layers()
-        if hasattr(layer, "seed_generator") or any(isinstance(getattr(layer, r, 0), float) for r in rates)
-        if any(isinstance(getattr(layer, rate, 0), (int, float)) and getattr(layer, rate, 0) > 0 for rate in rates)
-    ]
+    return list(dict.fromkeys(names.get(layer.name, layer.name) for layer, _ in noisy_layers(model)))
 
 
 def _scheduled(context: Context) -> bool:

@@ -30,6 +30,7 @@ class _Options:
     accumulation: tuple[int, ...] = PROMISES["accumulation"]
     time_budget: float = PROMISES["time_budget"]
     memory_budget: int | None = PROMISES["memory_budget"]
+    still: bool = False
     features: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -69,6 +70,10 @@ class Subject(_Options):
         hangs fails the check.
     memory_budget : int, optional
         Bytes by which each check may make the process grow; by default what the machine has left.
+
+    still : bool, optional
+        Whether dropout and noise layers are switched off (their rates set to 0) in every model that is built, so
+        that promises about training, which randomness forbids, can be asked of the rest of the model.
 
     What is not given here is taken from ``[tool.bscheck]`` in pyproject.toml, where it says so.
 
@@ -122,6 +127,8 @@ class Subject(_Options):
             )
         if self.step is not None and not callable(self.step):
             raise self._error(f"step= must be a function step(model, optimizer, micro_batches); got {_kind(self.step)}")
+        if not isinstance(self.still, bool):
+            raise self._error(f"still= must be True or False; got {_kind(self.still)}")
         if self.loss is None:
             raise self._error("loss= is None; give what Model.compile(loss=...) takes")
         for key in PROMISES:

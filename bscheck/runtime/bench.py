@@ -116,7 +116,29 @@ def _built(subject: Subject, dtype: str, seeder: Seeder) -> Any:
                 raise SubjectError(
                     f"Subject {subject.name!r}: the model cannot be called on its data: {one_line(error)}"
                 ) from error
+    if subject.still:
+        for layer, rate in noisy_layers(model):
+            setattr(layer, rate, 0.0)
     return model
+
+
+def noisy_layers(model: Any) -> list[tuple[Any, str]]:
+    """Return the layers that draw random numbers in training, each with the attribute that says how much."""
+    found = []
+    for layer in model._flatten_layers():
+        own = vars(layer)
+        found += [
+            (layer, rate)
+            for rate in ("rate", "stddev", "dropout", "recurrent_dropout")
+            if isinstance(own.get(rate), (int, float)) and own[rate] > 0 and _draws(layer)
+        ]
+    return found
+
+
+def _draws(layer: Any) -> bool:
+    """Whether this is a dropout or noise layer of Keras's, or a recurrent cell: a rate of others may be anything."""
+    names = [base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")]
+    return any("Dropout" in name or "Noise" in name or name.endswith("Cell") for name in names)
 
 
 @dataclass(frozen=True)

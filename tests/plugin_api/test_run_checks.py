@@ -297,3 +297,29 @@ def test_global_state_of_keras_and_its_backend_is_put_back() -> None:
     assert after == before
     assert keras.config.epsilon() == 1e-7
     assert np.random.random() == expected
+
+
+def test_a_still_subject_has_its_dropout_switched_off_and_is_held_to_the_promises_about_training() -> None:
+    def build() -> Any:
+        import keras
+
+        return keras.Sequential(
+            [
+                keras.Input((5, 2)),
+                keras.layers.LSTM(3, dropout=0.4, recurrent_dropout=0.3),
+                keras.layers.GaussianNoise(0.5),
+                keras.layers.Dropout(0.5),
+                keras.layers.Dense(1),
+            ]
+        )
+
+    def sequences(seed: int, size: int) -> tuple[Any, Any]:
+        rng = np.random.default_rng(seed)
+        return rng.normal(size=(size, 5, 2)), rng.normal(size=(size, 1))
+
+    (noisy,) = bscheck.run_checks(make(build=build, data=sequences), checks=[GRADIENT], verbose=False)
+    assert (noisy.verdict, noisy.reason[:28]) == ("not applicable", "training calls are random (d")
+    still = make(build=build, data=sequences, still=True)
+    assert "dropout and noise switched off (still=True)" in bscheck.inspect(still, checks=[GRADIENT]).found
+    (result,) = bscheck.run_checks(still, checks=[GRADIENT], profile="quick", verbose=False)
+    assert result.verdict == "passed", result
