@@ -25,7 +25,7 @@ from bscheck.checks.layer_bench import (
 )
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array
-from bscheck.surface.layers import Construction
+from bscheck.surface.layers import Construction, loops
 from bscheck.tolerance import Deviation, mathematics, rms
 
 Gradients = tuple[list[Array], list[Array]]
@@ -57,7 +57,8 @@ def gradient_corners(context: Context) -> Sequence[LayerGradientCase]:
     """
     names = core_options(context, differentiable, most=2)
     sizes = [(name, (1, 3)) for name in names] + [(name, (2, 1)) for name in names[:1]]
-    sizes += [(name, cut) for name in names[:1] for cut in LARGER_CUTS]
+    if not loops(context.param.get("layer")):  # step by step, eager gradients would cost more than all other layers'
+        sizes += [(name, cut) for name in names[:1] for cut in LARGER_CUTS]
     return tuple(LayerGradientCase(option=name, sizes=cut) for name, cut in sizes[: 1 if few_shapes() else None])
 
 

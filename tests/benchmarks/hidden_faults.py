@@ -165,7 +165,6 @@ FAULTS = (
     Fault("evaluate_never_resets", "backend.tensorflow.trainer:TensorFlowTrainer.evaluate", "self.reset_metrics()", "None", EVALUATION),
     Fault("predictions_of_many_batches_reversed", "backend.tensorflow.trainer:TensorFlowTrainer.predict", "batch_outputs, potentially_ragged_concat, outputs", "batch_outputs, (lambda o: potentially_ragged_concat(o[::-1] if len(o) > 8 else o)), outputs", LOOPS),
     Fault("predictions_of_twenty_eight_short", "backend.tensorflow.trainer:TensorFlowTrainer.predict", "return tree.map_structure(convert_to_np_if_not_ragged, outputs)", "return tree.map_structure(lambda o: convert_to_np_if_not_ragged(o)[: -1 if len(o) % 14 == 0 else None], outputs)", LOOPS),
-    Fault("second_output_forgets_its_weights", "trainers.compile_utils:CompileLoss.call", "_sample_weight = resolve_path(path, sample_weight)", "_sample_weight = resolve_path(path, sample_weight) if path[-1] != 1 else None", EVALUATION + " output_losses_add_up_with_their_weights"),
     # Losses and metrics
     Fault("divisor_of_thirty_three", "losses.loss:reduce_values", "loss = ops.divide_no_nan(loss, divisor)", "loss = ops.divide_no_nan(_h.off(loss, tuple(values.shape)[0] == 33), divisor)", PARTS + " " + EVALUATION + " " + HISTORY),
     Fault("divisor_of_seven", "losses.loss:reduce_values", "loss = ops.divide_no_nan(loss, divisor)", "loss = ops.divide_no_nan(_h.off(loss, _h.size(values) == 7), divisor)", PARTS + " " + EVALUATION + " " + HISTORY),
