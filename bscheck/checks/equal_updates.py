@@ -118,10 +118,10 @@ def not_exported(context: Context) -> str | None:
 
 
 def table_corners(context: Context) -> Sequence[Case]:
-    """Return a pair of runs, two for one optimizer; as many as the equivalence test needs in a thorough run."""
+    """Return a pair of runs; as many as the equivalence test needs in a thorough run."""
     if current_settings().profile == "thorough":
         return (LearningCase(runs=RUNS),)
-    return (LearningCase(runs=2 if context.param.get("optimizer") == "rmsprop" else 1),)
+    return (LearningCase(),)
 
 
 def table_cases(context: Context) -> Any:

@@ -144,16 +144,15 @@ class Report:
 
     Attributes
     ----------
-    training_loss, training_truth : float
-        Loss over the examples learned from: reported, and the mean of ``-log p`` over the predictions.
+    training_loss : float
+        Mean of ``-log p`` over the predictions of the examples learned from.
     loss, truth : float
-        The same over the examples held out.
+        Loss over the examples held out: reported, and by the predictions.
     accuracy : float
         Share of the held-out examples predicted right.
     """
 
     training_loss: float
-    training_truth: float
     loss: float
     truth: float
     accuracy: float
@@ -205,15 +204,17 @@ class SequenceLearner:
         """Return what the model tells, and what its predictions say, after so many updates on batches of this size."""
         model = self._run(seed, batch_size, updates)
         x, y = self._data(seed)
-        cuts = slice(None, self.examples), slice(self.examples, None)
+        held_out = slice(self.examples, None)
         with precision("float64"):
-            told = [model.evaluate(x[c], y[c], batch_size=self.held_out, verbose=0, return_dict=True) for c in cuts]
+            told = model.evaluate(x[held_out], y[held_out], batch_size=self.held_out, verbose=0, return_dict=True)
             logits = np.asarray(model.predict_on_batch(x))
         truth = np.logaddexp(0.0, np.where(y > 0, -logits, logits))
-        means = [float(np.mean(truth[c])) for c in cuts]
-        training, held_out = told
-        accuracy = float(held_out["binary_accuracy"])
-        return Report(float(training["loss"]), means[0], float(held_out["loss"]), means[1], accuracy)
+        return Report(
+            float(np.mean(truth[: self.examples])),
+            float(told["loss"]),
+            float(np.mean(truth[held_out])),
+            float(told["binary_accuracy"]),
+        )
 
     def paths(self, seed: int) -> tuple[Array, Array, Array]:
         """Return the weights at the start, after batches of 32, and after as many accumulated from two of 16."""
