@@ -482,7 +482,10 @@ def _of_loss(context: Context, case: LossCase, reading: Reading) -> Findings:
 
 
 def _of_history(context: Context, case: InferenceCase, reading: Reading) -> Findings:
-    """Average what each batch reports alone over the batches so far, by examples and by weights."""
+    """Average what each batch reports alone over the batches so far, by examples and by weights.
+
+    What was reported first may go back to calls before the case, so the batches are given once more from the start.
+    """
     from bscheck.checks.context import draw_sample_weights
     from bscheck.checks.expected import ready_trainer
     from bscheck.checks.truth import truth
@@ -494,17 +497,21 @@ def _of_history(context: Context, case: InferenceCase, reading: Reading) -> Find
     part = truth(context, case, sample_weight=draw_sample_weights(case.seed, case.examples, case.weights))
     model = ready_trainer(context, case, part.weights)
     cuts = [slice(a, b) for a, b in case.edges]
-    alone = [
-        model.alone(case.path, (take(part.x, c), take(part.y, c), None if part.w is None else part.w[c])) for c in cuts
-    ]
+    batches = [(take(part.x, c), take(part.y, c), None if part.w is None else part.w[c]) for c in cuts]
+    alone = [model.alone(case.path, batch) for batch in batches]
+    model.model.reset_metrics()
+    again = [model.on_batch(case.path, batch) for batch in batches]
     if len(alone) < 2 or any(name not in report for report in alone):
         return Findings()
     values, sizes = np.array([r[name] for r in alone]), np.array([b - a for a, b in case.edges], float)
     weights = sizes if part.w is None else np.array([float(np.sum(part.w[c])) for c in cuts])
-    text = "the mean over this and the earlier batches, not the batch's own value"
-    means = [np.average(values[: j + 1], weights=by[: j + 1]) for by in (sizes, weights) for j in range(1, len(cuts))]
-    told = {"running-mean": (text, float(min(means, key=lambda mean: abs(mean - figures["seen"]))))}
-    return Findings(tuple(_matching(told, figures["seen"], figures["expected"])))
+    reported = np.array([r[name] for r in again])
+    for by in (sizes, weights):
+        means = np.cumsum(values * by) / np.maximum(np.cumsum(by), 1e-30)
+        if explains(reported, values, means):
+            text = "the mean over this and the earlier batches, not the batch's own value"
+            return Findings((Suspect("running-mean", text),))
+    return Findings()
 
 
 def _of_penalty(context: Context, case: InferenceCase, reading: Reading) -> Findings:
