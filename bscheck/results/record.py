@@ -203,6 +203,8 @@ def _text(path: Path) -> str:
         raise RecordError(f"record {path}: cannot be unpacked: {one_line(error)}") from None
     except OSError as error:
         raise RecordError(f"record {path}: cannot be read: {error.strerror or one_line(error)}") from None
+    except ValueError as error:  # a name no file can have
+        raise RecordError(f"record {path}: cannot be read: {one_line(error)}") from None
     try:
         return content.decode("utf-8")
     except ValueError as error:

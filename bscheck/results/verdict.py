@@ -181,12 +181,14 @@ class Result:
         RecordError
             In one line, for a value that is not of its type.
         """
+        if not isinstance(document, Mapping):
+            raise RecordError(f"a result is not a table but {type(document).__name__}")
         try:
             worst_of = {"share": 0.0, **_table(document, "worst")}
             failure = _table(document, "failure")
             if failure:
                 reading = {"share": "inf", **_table(failure, "reading")}
-                failure = {"case": {}, "situation": "", **failure, "reading": reading}
+                failure = {"situation": "", **failure, "reading": reading}
             exhibits = {key: document[key] for key in ("curves", "tables") if key in document}
             parts = {"worst": worst_of, "failure": failure or None, "held": _table(document, "held")}
             return decode(cls, {**document, **parts, "exhibits": exhibits}, "result")  # type: ignore[no-any-return]

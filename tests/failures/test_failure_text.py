@@ -100,6 +100,7 @@ class FakeContext:
 
     param: Param = field(default_factory=lambda: Param.of(subject="dense"))
     environment: Any = field(default_factory=lambda: ENVIRONMENT)
+    facts: Any = field(default_factory=dict)
 
     def relieve(self) -> None:
         """Compile nothing, so there is nothing to make room for."""

@@ -114,18 +114,26 @@ WITHOUT_A_PROGRAM = {
         "one_example_more_than_a_power_of_two_costs_one_example_more",
         "odd_batch_is_not_dearer_than_padding_to_the_next_power_of_two",
         "batch_is_not_dearer_than_the_parts_it_could_be_split_into",
+        "no_batch_size_got_dearer_than_in_the_previous_record", "steps_do_not_slow_down_as_training_goes_on",
+        "time_by_batch_size_is_reported",
+    },
+    "what a process holds after many steps": {
+        "steps_leave_nothing_behind", "batch_sizes_seen_before_are_not_traced_again",
+        "peak_memory_by_batch_size_is_reported",
     },
     "a ledger of what every step saw": {
         "end_of_the_data_is_not_a_step", "windows_run_on_across_epochs_and_calls",
         "open_window_waits_for_the_next_call", "updates_do_not_depend_on_steps_per_execution",
         "steps_of_ones_own_make_the_updates_of_fit", "every_source_trains_on_each_example_once_per_epoch",
-        "every_epoch_is_shuffled_anew", "fit_leaves_the_state_of_train_on_batch",
+        "every_epoch_is_shuffled_anew", "every_epoch_reports_its_own_and_the_held_out_examples",
+        "fit_leaves_the_state_of_train_on_batch",
     },
     "several devices, which a process has to set up first": {
         "replicas_make_the_updates_of_one_device", "replicas_report_the_history_of_one_device",
         "uneven_batch_averages_its_devices_equally",
     },
     "an oracle, a twin or a bound that the case measures": {
+        "accumulator_errs_no_more_than_its_precision", "training_at_the_edge_stays_finite",
         "accumulated_training_matches_large_batches", "accumulation_is_exact_on_integers",
         "wrapper_keeps_the_state_of_its_optimizer", "member_updates_its_own_variables_as_alone",
         "optimizer_follows_its_published_recurrence", "schedule_has_its_documented_values",

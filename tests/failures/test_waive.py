@@ -147,6 +147,7 @@ class FakeContext:
 
     param = Param.of(optimizer="sgd")
     environment = {"keras": "3.15.1", "backend": "tensorflow", "device": "cpu"}  # noqa: RUF012
+    facts = {}  # noqa: RUF012
 
     def relieve(self) -> None:
         """Compile nothing."""
