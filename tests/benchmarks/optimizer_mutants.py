@@ -59,6 +59,9 @@ EQUIVALENT: tuple[tuple[str, str, str, str, str], ...] = (
         "first",
         "the momentum is 0 in the first update: the sign of the gradient alone decides",
     ),
+    ("Adamax", r"self\.beta_2 -> ", "scale|swap", "first", "the norm it multiplies is 0 in the first update"),
+    ("Nadam", r"self\.iterations \+ 2 -> 2", "drop", "first", "the first update has the number 0"),
+    ("RMSprop", r"multiply\(rho, velocity\) -> |self\.momentum -> ", ".*", "first", "both slots are 0 at first"),
 )
 
 
