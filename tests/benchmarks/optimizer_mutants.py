@@ -53,8 +53,10 @@ EQUIVALENT: tuple[tuple[str, str, str, str, str], ...] = (
     ("Lion", r"ops\.add\(ops\.multiply\(m, beta_1\).* \* 1\.", "scale", ".*", "only the sign of this sum is used"),
     (
         "Lion",
-        r"self\.beta_1 ->|multiply\(m, beta_[12]\) ->|1\.0 - beta_1 ->|: 1\.0 ->|"
-        r"1\.0 - beta_1\) -> gradient$|-> ops\.multiply\(gradient, 1\.0 - beta_[12]\)$",
+        (
+            r"self\.beta_1 ->|multiply\(m, beta_[12]\) ->|1\.0 - beta_1 ->|: 1\.0 ->|"
+            r"1\.0 - beta_1\) -> gradient$|-> ops\.multiply\(gradient, 1\.0 - beta_[12]\)$"
+        ),
         "scale|drop|swap",
         "first",
         "the momentum is 0 in the first update: the sign of the gradient alone decides",
