@@ -53,12 +53,17 @@ EQUIVALENT: tuple[tuple[str, str, str, str, str], ...] = (
     ("Lion", r"ops\.add\(ops\.multiply\(m, beta_1\).* \* 1\.", "scale", ".*", "only the sign of this sum is used"),
     (
         "Lion",
-        r"self\.beta_1 ->|multiply\(m, beta_[12]\) ->|1\.0 - beta_1 ->|: 1\.0 ->|"
-        r"1\.0 - beta_1\) -> gradient$|-> ops\.multiply\(gradient, 1\.0 - beta_[12]\)$",
+        (
+            r"self\.beta_1 ->|multiply\(m, beta_[12]\) ->|1\.0 - beta_1 ->|: 1\.0 ->|"
+            r"1\.0 - beta_1\) -> gradient$|-> ops\.multiply\(gradient, 1\.0 - beta_[12]\)$"
+        ),
         "scale|drop|swap",
         "first",
         "the momentum is 0 in the first update: the sign of the gradient alone decides",
     ),
+    ("Adamax", r"self\.beta_2 -> ", "scale|swap", "first", "the norm it multiplies is 0 in the first update"),
+    ("Nadam", r"self\.iterations \+ 2 -> 2", "drop", "first", "the first update has the number 0"),
+    ("RMSprop", r"multiply\(rho, velocity\) -> |self\.momentum -> ", ".*", "first", "both slots are 0 at first"),
 )
 
 
