@@ -38,8 +38,8 @@ TRAITS: Mapping[str, Callable[[Traits, Context], bool]] = {
     "own_loops": lambda t, c: any(_overridden(c, name) for name in ("fit", "evaluate", "predict")),
 }
 
-#: Traces, and calls of the model in one case, that a check was seen to need of small subjects (medians of five on
-#: TensorFlow); (3, 10) where it is not listed. Only the order of magnitude matters.
+#: A guess at the traces, and at the calls of the model in one case, that a check needs; (3, 10) where it is not listed.
+#: Only the order of magnitude matters.
 _EFFORT = {
     "micro_batch_gradients_average_to_the_large_batch": (3, 10),
     "accumulated_gradient_is_the_mean_of_what_was_accumulated": (12, 10),
