@@ -24,7 +24,8 @@ CHEAP = {"BSCHECK_CHECK": "schedule_has_its_documented_values", "BSCHECK_PROFILE
 
 def needs(module: str) -> None:
     """Skip, with the reason, where a package of the test extra is missing."""
-    if importlib.util.find_spec(module) is None:
+    package = module.partition(".")[0]
+    if importlib.util.find_spec(package) is None or importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed (pip install 'bscheck[test]')")
 
 

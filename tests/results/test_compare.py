@@ -14,7 +14,7 @@ def result(check="a_promise", verdict="passed", share=0.1, family="accumulation"
     return {
         "check": check, "family": family, "param": param or {"subject": "dense"}, "verdict": verdict, "reason": "",
         "held": {}, "worst": {"share": share, "figures": {}},
-        "failure": {"reading": {"seen": "off by 1 | <b>"}} if failed else None,
+        "failure": {"case": {}, "reading": {"seen": "off by 1 | <b>"}} if failed else None,
     }  # fmt: skip
 
 
