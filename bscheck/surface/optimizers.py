@@ -61,7 +61,7 @@ OTHER_VALUES: Mapping[str, Any] = {
     "epsilon": 0.03, "epsilon_1": 0.02, "epsilon_2": 2.0, "exclude_embeddings": False, "exclude_layers": ["kern"],
     "initial_accumulator_value": 0.3, "l1_regularization_strength": 0.3, "l2_regularization_strength": 0.2,
     "l2_shrinkage_regularization_strength": 0.15, "learning_rate_power": -0.7, "momentum": 0.8, "muon_a": 3.0,
-    "muon_b": -4.0, "muon_c": 1.8, "nesterov": True, "ns_steps": 3, "relative_step": False, "rho": 0.7,
+    "muon_b": -4.7, "muon_c": 1.8, "nesterov": True, "ns_steps": 3, "relative_step": False, "rho": 0.7,
     "rms_rate": 0.3, "warmup_steps": 5,
 }  # fmt: skip
 
