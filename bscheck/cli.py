@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from bscheck import __version__
-from bscheck.errors import EXIT_BAD_INPUT, BscheckError
+from bscheck.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, BscheckError
 
 #: Modules of `bscheck.commands`, in the order that help shows.
 COMMANDS = (
@@ -25,8 +25,6 @@ COMMANDS = (
 
 #: Commands that hand what comes after ``--`` on to pytest.
 HAND_ON = ("releases",)
-
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 _EPILOG = """\
 exit codes:
@@ -68,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return EXIT_INTERRUPTED
 
 
 def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 #: Exit code of ``bscheck`` and of pytest runs stopped by bad input (pytest's own code for usage errors).
 EXIT_BAD_INPUT = 4
 
+#: Exit code of a command that was interrupted: 128 + SIGINT, as shells have it.
+EXIT_INTERRUPTED = 130
+
 
 class BscheckError(Exception):
     """Bad input or a missing part of the environment; ``str()`` is one line meant for the user."""

@@ -24,7 +24,7 @@ from bscheck.errors import BscheckError
 from bscheck.releases.cache import default_cache, made
 from bscheck.releases.combination import Combination
 from bscheck.releases.engine import Session, Settings
-from bscheck.releases.processes import ended_by_sigterm
+from bscheck.signals import ended_by_sigterm
 
 TENSORFLOW = ("2.16.2", "2.17.1", "2.18.1", "2.19.1", "2.20.0", "2.21.0")
 FAMILIES = ("accumulation", "independence", "tiny batches")

@@ -31,10 +31,11 @@ from bscheck.releases import uv
 from bscheck.releases.cache import default_cache, made
 from bscheck.releases.combination import Combination, keras_requirement
 from bscheck.releases.engine import Outcome, Session, Settings, Status
-from bscheck.releases.processes import ended_by_sigterm, jobs_for
+from bscheck.releases.processes import jobs_for
 from bscheck.results.compare import merged
 from bscheck.results.matrix import PINNED, Line, cell, families_of
 from bscheck.results.record import read_bundle, write_bundle
+from bscheck.signals import ended_by_sigterm
 
 BUNDLE = ROOT / "fixtures" / "recorded" / "releases.jsonl.xz"
 BEGIN, END = "<!-- standing record: python ci/standing_record.py --table -->", "<!-- end of the standing record -->"

@@ -25,7 +25,7 @@ from bscheck.errors import BscheckError  # noqa: E402
 from bscheck.releases.cache import default_cache, made  # noqa: E402
 from bscheck.releases.combination import Combination  # noqa: E402
 from bscheck.releases.engine import Session, Settings  # noqa: E402
-from bscheck.releases.processes import ended_by_sigterm  # noqa: E402
+from bscheck.signals import ended_by_sigterm  # noqa: E402
 
 CURRENT = "3.15.1"
 NIGHTLY = "nightly"

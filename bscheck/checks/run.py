@@ -353,8 +353,12 @@ class _Run:
         self.verdicts.add("reported")
         return True
 
+    def _situation(self, case: Case) -> dict[str, Any]:
+        """Return what conditions are held against: the subject's facts, the parameter's members, the case's fields."""
+        return {**self.context.facts, **self.context.param.as_dict(), **case.to_json()}
+
     def _covering(self, case: Case, *, expired: bool = False) -> KnownIssue | None:
-        situation = {**self.context.facts, **self.context.param.as_dict(), **case.to_json()}
+        situation = self._situation(case)
         for issue in self.settings.known_issues:
             if issue.expired == expired and issue.covers(self.check.name, situation, self.context.environment):
                 return issue
@@ -434,7 +438,7 @@ class _Run:
         from bscheck.results.known_defects import like
 
         found = suspects(self.check, self.context, case, failure.reading)
-        situation = {**self.context.param.as_dict(), **case.to_json()}
+        situation = self._situation(case)
         ids = [suspect.id for suspect in found.suspects]
         reading = failure.reading
         if found.cause:

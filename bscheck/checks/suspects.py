@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bscheck.errors import one_line
 from bscheck.results.verdict import Reading
 
 if TYPE_CHECKING:
@@ -656,6 +657,6 @@ def suspects(check: Check, context: Context, case: Case, reading: Reading) -> Fi
                 ratio = _of_ratio(check, context, case, reading)
                 found = Findings(ratio.suspects, found.cause)
         return found
-    except Exception:
-        # The failure itself stands, whatever happens while it is explained.
-        return Findings()
+    except Exception as error:
+        # The failure itself stands, whatever happens while it is explained; but it is not passed over in silence.
+        return Findings((Suspect("none", f"none: looking for them raised {one_line(error)}"),))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bscheck.errors import BscheckError
+from bscheck.errors import EXIT_INTERRUPTED, BscheckError
+from bscheck.signals import ended_by_sigterm
 
-_INTERRUPTED = 130
 _BUDGET = 100
 
 
@@ -67,7 +66,7 @@ def _advise(given: argparse.Namespace) -> Iterator[str | int]:
         )
     advisor = Advisor(advice, seconds=_number("--budget", given.budget, 5), limit=limit)
     started, interrupted = _now(), False
-    with _sigterm_as_interrupt():
+    with ended_by_sigterm():
         try:
             for line in advisor.steps():
                 print(line, file=sys.stderr, flush=True)
@@ -81,32 +80,13 @@ def _advise(given: argparse.Namespace) -> Iterator[str | int]:
     if picture is not None and advice.trials:
         draw(advice, picture)
         yield f"picture: {picture}"
-    yield _INTERRUPTED if interrupted else 0 if advice.largest else 1
+    yield EXIT_INTERRUPTED if interrupted else 0 if advice.largest else 1
 
 
 def _number(option: str, text: str, least: int) -> int:
     if not (text.isascii() and text.removesuffix(".0").isdecimal() and float(text) >= least):
         raise BscheckError(f"{option}: must be a whole number of at least {least}, not {text!r}")
     return int(float(text))
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let a SIGTERM end the measuring as Ctrl-C does: what was measured is kept."""
-    import signal
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread, where handlers cannot be set
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _now() -> str:

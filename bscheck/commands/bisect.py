@@ -56,7 +56,7 @@ def _bisect(given: argparse.Namespace) -> Iterator[str | int]:
     from bscheck.releases import uv
     from bscheck.releases.bisect import Search
     from bscheck.releases.cache import default_cache, made
-    from bscheck.releases.processes import ended_by_sigterm
+    from bscheck.signals import ended_by_sigterm
 
     get_check(given.check)
     question = _question(given)

@@ -60,8 +60,9 @@ def _releases(given: argparse.Namespace) -> Iterator[str | int]:
     from bscheck.releases.cache import default_cache, made
     from bscheck.releases.combination import BACKENDS, crossed
     from bscheck.releases.engine import Session, Settings, exit_code
-    from bscheck.releases.processes import ended_by_sigterm, jobs_for
+    from bscheck.releases.processes import jobs_for
     from bscheck.results.matrix import as_markdown, as_text, broken
+    from bscheck.signals import ended_by_sigterm
 
     if given.jobs is not None and given.jobs < 1:
         raise BscheckError(f"--jobs: must be at least 1, not {given.jobs}")

@@ -8,10 +8,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from bscheck.releases import uv
 from bscheck.releases.cache import Tell
@@ -134,23 +132,6 @@ def _progress(log: Path) -> str:
     except OSError:
         return ""
     return seen[-1].decode() if seen else ""
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let a SIGTERM end the command as Ctrl-C does, so that nothing it started stays behind."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def last_words(log: Path) -> str:

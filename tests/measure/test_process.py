@@ -106,3 +106,4 @@ def test_a_child_goes_when_its_parent_closes_it_in_the_middle(child):
     child._process.stdin.write('{"call": "work_of_a_child:sleep", "arguments": {}}\n')
     child._process.stdin.flush()
     child.close()
+    assert child._process.poll() is not None
