@@ -11,6 +11,7 @@ from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 from bscheck.errors import BscheckError, one_line
+from bscheck.garbage import prompt_collection
 from bscheck.results.verdict import NotApplicable, Reading
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def attempt(check: Check, context: Context, case: Case) -> Reading:
         Whatever was raised by bscheck's own code: a bug of bscheck, not a finding.
     """
     try:
-        context.relieve()
-        return check.function(context, case)
+        with prompt_collection():
+            context.relieve()
+            return check.function(context, case)
     except (NotApplicable, BscheckError):
         raise
     except Exception as error:

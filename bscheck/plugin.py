@@ -6,6 +6,7 @@ imported, and nothing is printed: this plugin is loaded into every pytest run of
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import hashlib
@@ -191,6 +192,8 @@ class Session:
         # Models and graphs are kept on purpose: looking through them for garbage costs a twentieth of a run.
         self.collector = gc.get_threshold()
         gc.set_threshold(100_000, 50, 100)
+        # When the interpreter ends, the system takes all of that back at once; looking through it takes ten seconds.
+        atexit.register(gc.freeze)
 
     def settings(self) -> RunSettings:
         """Return what the runner is told."""
@@ -379,6 +382,13 @@ class Session:
             report.longrepr = textwrap.dedent(text.partition("\n")[2])
         elif told.failure is not None and (lines := labelled(told.failure, place)):
             report.sections.append(("bscheck", textwrap.dedent("\n".join(lines))))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """Keep what shares a model on one worker, where it is the gate that is run."""
+        from bscheck.distribution import scheduler
+
+        return scheduler(config, log)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:

@@ -70,7 +70,10 @@ def stream_corners(context: Context) -> Sequence[Case]:
         corners += [replace(twice, steps_per_execution=2, seed=15), replace(plain, steps_per_execution=7, seed=16)]
     if context.runtime.modes[0] != "eager":
         corners += [replace(twice, mode="eager", seed=17)]
-    return [case for case in corners if _unfit(case, context.param.get("source")) is None]
+    source = context.param.get("source")
+    fit = [case for case in corners if _unfit(case, source) is None]
+    # Threads load what the same source loads without them, and take a quarter of a second to begin and end.
+    return fit[1::2] if source == "pydataset_threads" else fit
 
 
 def stream_cases(context: Context) -> Any:
@@ -315,7 +318,7 @@ def shuffled_cases(context: Context) -> Any:
     params=shuffled_params,
     cases=shuffled_cases,
     corners=shuffled_corners,
-    examples=(0, 1, 100),
+    examples=(0, 0, 100),
     per_subject=False,
     catches="an order that is drawn once and then repeated, in every epoch and every call of fit",
     formula="the orders of 12 examples in three epochs after set_random_seed: no two alike (by chance: 3 in 12!)",

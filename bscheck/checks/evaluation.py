@@ -184,7 +184,7 @@ def output_corners(context: Context) -> Sequence[InferenceCase]:
     corners=output_corners,
     params=output_params,
     applies=one_output,
-    examples=(3, 10, 200),
+    examples=(2, 4, 200),
     catches="a model of several outputs whose losses, output by output, are averaged over batches, counted "
     "twice or left over from an earlier call, while their total is right",
     formula="as for evaluation: |v_t - sum_i w_i l_ti / N| <= 6 rms(shift) + 2 u sqrt(N+8) size for every output t",

@@ -105,8 +105,7 @@ def _array_bytes() -> int:
 
 @contextmanager
 def only_new() -> Iterator[None]:
-    """Hide what exists already from the garbage collector, and note where memory is taken from now on."""
-    gc.collect()
+    """Hide what exists already from the garbage collector, garbage too, and note where memory is taken from now on."""
     gc.freeze()
     tracing = tracemalloc.is_tracing()
     tracemalloc.start()

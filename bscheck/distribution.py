@@ -1,0 +1,32 @@
+"""Which worker of pytest-xdist runs which promise of the gate."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+
+def group(nodeid: str) -> str:
+    """Return what is kept on one worker: everything about one layer, loss, optimizer or subject.
+
+    Its models are built and its functions traced once, for all checks that need them. Tests other than the gate's
+    are groups of one.
+    """
+    path, _, name = nodeid.partition("::")
+    member = name.partition("[")[2].rstrip("]")
+    in_the_gate = PurePosixPath(path).parts[-3:-1] == ("bscheck", "gate")
+    return member if in_the_gate and member else nodeid
+
+
+def scheduler(config: Any, log: Any) -> Any:
+    """Return a scheduler of `group`s for a run of the gate, or None: xdist's own, or what ``--dist`` asks for."""
+    asked = [PurePosixPath(str(argument).partition("::")[0].replace(".gate", "/gate")) for argument in config.args]
+    if config.getoption("dist", "load") != "load" or not any("bscheck" in p.parts and "gate" in p.parts for p in asked):
+        return None
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc,unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return GroupScheduling(config, log)
