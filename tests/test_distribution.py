@@ -1,4 +1,4 @@
-"""Under pytest-xdist, what shares a model runs on one worker, and other people's tests as they would without bscheck."""
+"""Under pytest-xdist, what shares a model runs on one worker; other tests run as they would without bscheck."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bscheck.distribution import group, scheduler
 
 
 @pytest.mark.parametrize(
-    "nodeid, expected",
+    ("nodeid", "expected"),
     [
         ("bscheck/gate/test_accumulation.py::accumulated_gradient_matches_large_batch[dense]", "dense"),
         ("../venv/lib/bscheck/gate/test_independence.py::predictions_do_not_depend_on_batch_size[dense]", "dense"),

@@ -161,7 +161,8 @@ def expected_values(context: Context, case: InferenceCase, part: Truth, names: S
     """Return what each reported number must be; the outputs' own losses have a check of their own."""
     known = metric_values(context, part)
     total = total_loss(context, part)
-    if total is not None:
+    # Where the loss's definition leaves these predictions open (clipped probabilities), the twin tells it.
+    if total is not None and total.bound <= 1 + abs(total.value):
         known["loss"] = total
     wanted = [n for n in names if n not in known and n not in output_loss_names(context)]
     if wanted or "loss" not in known:

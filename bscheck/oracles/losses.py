@@ -28,6 +28,9 @@ Array = np.ndarray[Any, Any]
 #: ``keras.config.epsilon()``.
 EPSILON = 1e-7
 
+#: The size of a value that its definition leaves open: its rounding, in every precision in use, allows anything.
+OPEN = 2.0**80
+
 
 # Helpers that keep a formula analytic -------------------------------------------------------------------
 
@@ -468,8 +471,43 @@ def _one(y: Array, p: Array) -> Array:
     return np.ones(len(p))
 
 
+def _likelihood_size(y: Array, p: Array, *, name: str, labels: bool = False) -> Array:
+    """Return the size of a cross-entropy of probabilities, and with it what the definition leaves open.
+
+    Keras takes the logits themselves where it finds them behind the probabilities, and clips the probabilities where
+    it does not: both are the loss, up to the clipping. Of outputs that are no distribution only the clipped form is
+    one, and which form is taken depends on how the model was built: such rows bound nothing.
+    """
+    binary = name == "BinaryCrossentropy"
+    sums = p.sum(axis=-1)
+    distribution = np.abs(sums - 1) < 1e-3
+    unclear = (distribution if p.shape[-1] > 1 else np.zeros(sums.shape, bool)) if binary else ~distribution
+    with np.errstate(all="ignore"):
+        q = np.stack([p, 1 - p]) if binary else p / sums[..., None]
+        logs = -np.log(q)
+        if binary:
+            target = _aligned(y, p)
+            plain = np.where(
+                target == 1, logs[0], np.where(target == 0, logs[1], target * logs[0] + (1 - target) * logs[1])
+            )
+            plain, steep = plain.mean(axis=-1), (1 / np.maximum(q.min(axis=0), EPSILON)).mean(axis=-1)
+        else:
+            weights = np.eye(p.shape[-1])[_labels(y, p)] if labels else _aligned(y, p)
+            plain, steep = np.where(weights == 0, 0.0, weights * logs).sum(axis=-1), np.ones(sums.shape)
+        guarded = ROWS[name](y if labels else _aligned(y, p), p)
+        told = np.abs(plain - guarded) <= 1e-9 * (1 + np.abs(guarded))
+    return 1.0 + _mean(np.where(told & ~unclear, np.abs(guarded) + steep, OPEN))
+
+
 _LABEL_LOGITS = functools.partial(_by_example, name="SparseCategoricalCrossentropy", labels=True, from_logits=True)
 _BINARY_LOGITS = functools.partial(_by_example, name="BinaryCrossentropy", from_logits=True)
+_CLASS_LOGITS = functools.partial(_by_example, name="CategoricalCrossentropy", from_logits=True)
+
+
+def _likelihood(name: str, labels: bool = False) -> Formula:
+    values = functools.partial(_by_example, name=name, labels=labels)
+    return Formula(values, functools.partial(_likelihood_size, name=name, labels=labels))
+
 
 LOSSES: Mapping[str, Formula] = {
     "mean_squared_error": Formula(functools.partial(_by_example, name="MeanSquaredError"), _squared_size),
@@ -477,6 +515,10 @@ LOSSES: Mapping[str, Formula] = {
     "huber": Formula(functools.partial(_by_example, name="Huber"), _linear_size),
     "sparse_categorical_crossentropy from logits": Formula(_LABEL_LOGITS, _logit_size),
     "binary_crossentropy from logits": Formula(_BINARY_LOGITS, _logit_size),
+    "categorical_crossentropy from logits": Formula(_CLASS_LOGITS, _logit_size),
+    "sparse_categorical_crossentropy": _likelihood("SparseCategoricalCrossentropy", labels=True),
+    "categorical_crossentropy": _likelihood("CategoricalCrossentropy"),
+    "binary_crossentropy": _likelihood("BinaryCrossentropy"),
 }
 LABEL_ACCURACY = Formula(_label_accuracy, _one, _top_margin)
 

@@ -1,12 +1,13 @@
 """The loss formulas against values worked out by hand, against SciPy, and against their own differences."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import special
 
-from bscheck.oracles.losses import ROWS, coefficients, jacobian
+from bscheck.oracles.losses import OPEN, ROWS, coefficients, jacobian, of_loss
 from bscheck.oracles.penalties import REGULARIZERS, slope
 from bscheck.surface.losses import CONSTRUCTIONS, draw_predictions, draw_targets
 
@@ -122,3 +123,30 @@ def test_penalties_on_paper():
     assert REGULARIZERS["L1L2"](w, l1=1.0, l2=0.5) == 16 + 0.5 * 54
     assert REGULARIZERS["OrthogonalRegularizer"](w, factor=3.0) == pytest.approx(0 + 0.8 + 0.6)
     np.testing.assert_allclose(slope(lambda z: REGULARIZERS["L2"](z, l2=0.5), w), w)
+
+
+def test_a_cross_entropy_of_probabilities_bounds_what_its_definition_settles() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(5) % 3
+    logits = rng.normal(size=(5, 3))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for loss, y in (("sparse_categorical_crossentropy", labels), ("categorical_crossentropy", np.eye(3)[labels])):
+        formula = of_loss(loss)
+        assert formula is not None
+        np.testing.assert_allclose(formula.values(y, p), -np.log(p[np.arange(5), labels]), rtol=1e-12)
+        assert formula.sizes(y, p).max() < 10
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "p"),
+    [
+        pytest.param("sparse_categorical_crossentropy", [0], [[1e-9, 1 - 1e-9]], id="clipped"),
+        pytest.param("categorical_crossentropy", [[1, 0]], [[0.9, 0.9]], id="no distribution"),
+        pytest.param("binary_crossentropy", [[1.0]], [[0.0]], id="certain and wrong"),
+        pytest.param("binary_crossentropy", [[1.0, 0.0]], [[0.5, 0.5]], id="perhaps a softmax"),
+    ],
+)
+def test_what_a_cross_entropy_leaves_open_is_not_bounded(loss: str, y: Any, p: Any) -> None:
+    formula = of_loss(loss)
+    assert formula is not None
+    assert formula.sizes(np.array(y), np.array(p)).min() >= OPEN / 2
