@@ -126,6 +126,7 @@ def _terms(profile: str | None, seed: int | None, known_issues: Iterable[str | P
     """Return the terms of a script's run: the environment's, the arguments', the project's."""
     from bscheck.checks import all_checks
     from bscheck.checks.run import RunSettings
+    from bscheck.limits import Allowance
     from bscheck.options import parse, read
     from bscheck.project import read_project
     from bscheck.results.known_issues import load_known_issues
@@ -144,6 +145,7 @@ def _terms(profile: str | None, seed: int | None, known_issues: Iterable[str | P
         seed=options.seed,
         known_issues=load_known_issues(all_checks(), *options.known_issues),
         timing=options.timing,  # type: ignore[arg-type]  # one of TIMINGS, or "auto"
+        explaining=Allowance(options.explain),
     )
     return Terms(settings, project.promises, settings.context_options(describe()), options.time_budget)
 

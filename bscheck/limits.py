@@ -21,6 +21,27 @@ GRACE = 5.0
 SHARE_OF_THE_REST = 0.9
 
 
+@dataclass
+class Allowance:
+    """What a run may spend on its failures: making cases smaller, finding causes, trying programs.
+
+    Attributes
+    ----------
+    seconds : float
+        A run with hundreds of failures must still end; the first ones are explained.
+    spent : float
+        Seconds.
+    """
+
+    seconds: float = 300.0
+    spent: float = 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return max(0.0, self.seconds - self.spent)
+
+
 class OutOfBudget(BaseException):
     """A budget is used up; not an `Exception`, so that no handler of the user's swallows it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ OPTIONS: tuple[tuple[str, str | None, bool, str], ...] = (
     ("known-issues", "FILE", True, "TOML file of known issues, beside those bscheck ships"),
     ("record", "FILE", False, "write every verdict and figure to this JSON file, also when interrupted"),
     ("repro", "DIR", False, "folder of stand-alone programs, one for each failure (default: repro beside the record)"),
+    (
+        "explain",
+        "SECONDS",
+        False,
+        "what a run may spend on shrinking and explaining failures (default 300)",
+    ),
     ("timing", "MODE", False, "off, report or gate (default: gate on a GPU, report elsewhere)"),
     ("timing-baseline", "FILE", False, "record of an earlier run whose times per batch size must not be exceeded"),
     ("require-gpu", None, False, "stop with an error where the backend sees no GPU"),
@@ -40,6 +47,7 @@ class Options:
     known_issues: tuple[Path, ...] = ()
     record: Path | None = None
     repro: Path | None = None
+    explain: float = 300.0
     timing: str = "auto"
     timing_baseline: Path | None = None
     require_gpu: bool = False
@@ -56,6 +64,7 @@ class Options:
             "timing": self.timing,
             "timing_baseline": str(self.timing_baseline) if self.timing_baseline else None,
             "repro": self.scripts_beside_record(),
+            "explain": self.explain,
             "require_gpu": self.require_gpu,
             "check": list(self.check),
             "trait": list(self.trait),
@@ -165,7 +174,8 @@ def parse(name: str, value: Any, source: str) -> Any:
         "known-issues": lambda files: tuple(_file(text, source) for text in files),
         "check": tuple,
         "trait": tuple,
-        "time-budget": lambda text: _seconds(text, source),
+        "explain": lambda text: _seconds(text, source, "what failures may take", least=0.0),
+        "time-budget": lambda text: _seconds(text, source, "the time budget"),
     }
     return parsers[name](value)
 
@@ -182,13 +192,15 @@ def _seed(text: str, source: str) -> int:
     return int(text)
 
 
-def _seconds(text: str, source: str) -> float:
+def _seconds(text: str, source: str, what: str, least: float | None = None) -> float:
+    """Return a number of seconds: above 0, or from `least`."""
     try:
         seconds = float(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise BscheckError(f"{source}: the time budget must be a number of seconds > 0, not {text!r}")
+        seconds = math.nan
+    if not (math.isfinite(seconds) and (seconds > 0 or seconds == least)):
+        bound = "> 0" if least is None else f">= {least:g}"
+        raise BscheckError(f"{source}: {what} must be a number of seconds {bound}, not {text!r}")
     return seconds
 
 

@@ -42,6 +42,7 @@ from bscheck.project import Project
 
 if TYPE_CHECKING:
     from bscheck.checks.run import RunSettings
+    from bscheck.limits import Allowance
     from bscheck.options import Options
     from bscheck.results.known_issues import KnownIssue
 
@@ -134,6 +135,13 @@ class Session:
     dear: float = 0.0
 
     @functools.cached_property
+    def explaining(self) -> Allowance:
+        """What the run may still spend on its failures."""
+        from bscheck.limits import Allowance
+
+        return Allowance(self.read_options().explain)
+
+    @functools.cached_property
     def guests(self) -> Guests:
         """Teams' own subjects."""
         return Guests(self)
@@ -206,6 +214,7 @@ class Session:
             known_issues=self.known_issues,
             timing=options.timing,  # type: ignore[arg-type]  # one of TIMINGS, or "auto"
             scripts=options.scripts,
+            explaining=self.explaining,
         )
 
     def context_options(self) -> dict[str, str]:

@@ -55,7 +55,9 @@ def main() -> int:
     cache = made(options.cache)
     combinations = planned(cache, every=options.all, only=options.keras)
     jobs = jobs_for(len(combinations), options.jobs)
-    settings = Settings(made(options.out), cache, jobs, options.again, ("--bscheck-timing", "off", *arguments))
+    settings = Settings(
+        made(options.out), cache, jobs, options.again, ("--bscheck-timing", "off", "--bscheck-explain", "0", *arguments)
+    )
     tell(f"{len(combinations)} releases, {jobs} at a time; records: {settings.out}")
     outcomes = Session(settings, tell).run_all(combinations)
     absent = [o for o in outcomes if o.record is None and o.status == Status.NOT_RUN]

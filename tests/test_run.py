@@ -18,7 +18,7 @@ from bscheck.cases import Case
 from bscheck.checks import Check, Param, run
 from bscheck.checks.run import RunSettings, derive_seed, run_check, run_pinned
 from bscheck.errors import SubjectError
-from bscheck.limits import Budget
+from bscheck.limits import Allowance, Budget
 from bscheck.results.known_issues import KnownIssue
 from bscheck.results.verdict import NotApplicable, Reading, Verdict
 
@@ -194,6 +194,20 @@ def test_not_applicable_comes_with_its_reason() -> None:
         result = go(check)
         assert (result.verdict, result.reason) == (Verdict.NOT_APPLICABLE, "no XLA on this device")
         assert result.cases == 0
+
+
+def test_failures_are_told_without_a_cause_once_the_allowance_is_spent() -> None:
+    allowance = Allowance(0.05)
+    slow = make(lambda context, case: (time.sleep(0.03), breaks_at_seven(context, case))[1])
+    first = go(slow, explaining=allowance)
+    assert first.failure.ablation
+    assert allowance.left == 0
+    later = go(slow, explaining=allowance)
+    assert later.verdict == Verdict.FAILED
+    assert later.failure.ablation == ()
+    assert later.failure.no_script == (
+        "the 0.05 s of this run for its failures are spent (--bscheck-explain; later: bscheck replay --script DIR)"
+    )
 
 
 def test_not_applicable_met_while_shrinking_does_not_excuse_the_failure() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bscheck.checks import PROFILES, Check
 from bscheck.diagnose import ABLATION_SECONDS, ablate, attempt, culprit, is_ours
 from bscheck.errors import BscheckError, one_line
-from bscheck.limits import Budget, OutOfBudget, within
+from bscheck.limits import Allowance, Budget, OutOfBudget, within
 from bscheck.reproduce import reproduced
 from bscheck.results.curves import Exhibits
 from bscheck.results.known_issues import KnownIssue
@@ -55,6 +55,8 @@ class RunSettings:
         ``off``, ``report`` or ``gate``; ``auto`` gates on a GPU and reports elsewhere.
     scripts : Path, optional
         Folder that a stand-alone program is written to for each failure; none is written without it.
+    explaining : Allowance
+        Of the whole run: it is used up as failures are made smaller and explained.
     """
 
     profile: str = "default"
@@ -63,6 +65,7 @@ class RunSettings:
     max_examples: int | None = None
     timing: Literal["auto", "off", "report", "gate"] = "auto"
     scripts: Path | None = None
+    explaining: Allowance = field(default_factory=Allowance, compare=False)
 
     def examples(self, check: Check) -> int:
         """Return how many cases are drawn for a check."""
@@ -138,7 +141,10 @@ def run_check(check: Check, context: Context, settings: RunSettings, budget: Bud
         run.violated = _Seen(None, _raised(error))
     finally:
         _CURRENT.reset(token)
-    return run.result(time.monotonic() - started)
+    result = run.result(time.monotonic() - started)
+    if run.broken_since is not None:
+        settings.explaining.spent += time.monotonic() - run.broken_since
+    return result
 
 
 def run_pinned(issue: KnownIssue, check: Check, context: Context) -> Result:
@@ -264,6 +270,7 @@ class _Run:
     told: dict[str, tuple[float, str]] = field(default_factory=dict)
     exhibits: Exhibits = field(default_factory=Exhibits)
     deadline: float = float("inf")
+    broken_since: float | None = None
 
     def start(self) -> None:
         """Find out whether the promise applies and hold it, within the budget."""
@@ -331,6 +338,7 @@ class _Run:
             if issue is None:
                 self.latest = _Seen(case, reading)
                 self.broken[case] = reading
+                self.broken_since = self.broken_since or time.monotonic()
                 return True
             self.held[issue.id] += 1
         elif reading.share >= self.worst.reading.share or not reading.holds:
@@ -422,6 +430,10 @@ class _Run:
             return replace(told, no_script="a case that does not give the same answer twice proves nothing by itself")
         if not self.ablates:
             return replace(told, no_script="a case that did not end within its budget would not end in a script either")
+        allowance = self.settings.explaining
+        if not allowance.left:
+            spent = f"the {allowance.seconds:g} s of this run for its failures are spent (--bscheck-explain"
+            return replace(told, no_script=f"{spent}; later: bscheck replay --script DIR)")
         return reproduced(self.check, self.context, case, self._looked_into(case, told), self.settings.scripts)
 
     def _looked_into(self, case: Case, failure: Failure) -> Failure:
@@ -464,7 +476,7 @@ def _property(run: _Run, examples: int) -> Callable[[], None]:
         if time.monotonic() > run.deadline:
             raise _Stop
         if _violates_while_drawing(run, case):
-            run.deadline = min(run.deadline, time.monotonic() + SHRINK_SECONDS)
+            run.deadline = min(run.deadline, time.monotonic() + min(SHRINK_SECONDS, run.settings.explaining.left))
             raise _BrokenError
 
     name = f"{run.check.name}[{run.context.param.id}]"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +13,6 @@ if TYPE_CHECKING:
     from bscheck.cases import Case
     from bscheck.checks import Check
     from bscheck.checks.context import Context
-
-#: Seconds that one process spends on trying programs out: a run with a hundred failures must still end.
-BUDGET_SECONDS = 120.0
-
-_spent = 0.0
 
 
 def reproduced(check: Check, context: Context, case: Case, failure: Failure, folder: Path | None) -> Failure:
@@ -33,19 +27,12 @@ def reproduced(check: Check, context: Context, case: Case, failure: Failure, fol
     folder : Path or None
         Where programs are written; None: nowhere.
     """
-    global _spent
     if folder is None:
         return failure
-    if _spent > BUDGET_SECONDS:
-        reason = f"the {BUDGET_SECONDS:.0f} s of this run for such programs are spent (bscheck replay --script DIR)"
-        return replace(failure, no_script=reason)
-    started = time.monotonic()
     try:
         return replace(failure, script=write_script(check, context, case, failure.reading, folder), no_script="")
     except NoScript as reason:
         return replace(failure, script="", no_script=str(reason))
-    finally:
-        _spent += time.monotonic() - started
 
 
 class NoScript(Exception):  # noqa: N818 - an answer, not an error

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from test_failure_text import broken, load
 
-import bscheck.reproduce
 from bscheck.checks import Param, get_check
 from bscheck.checks.context import Context, forget
 from bscheck.reproduce import NoScript, reproduced, write_script
@@ -118,12 +117,6 @@ def test_planted_fault_cannot_be_shown_in_a_fresh_process_and_the_failure_says_s
 def test_without_a_folder_nothing_is_written() -> None:
     failure = Failure({}, "", Reading(2.0))
     assert reproduced(None, None, None, failure, None) is failure
-
-
-def test_time_for_programs_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bscheck.reproduce, "_spent", bscheck.reproduce.BUDGET_SECONDS + 1)
-    told = reproduced(None, None, None, Failure({}, "", Reading(2.0)), tmp_path)
-    assert told.no_script.startswith("the 120 s of this run for such programs are spent")
 
 
 def test_promise_without_a_program_says_so(tmp_path: Path) -> None:
