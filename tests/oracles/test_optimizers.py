@@ -13,12 +13,12 @@ import pytest
 from bscheck.oracles.optimizers import (
     RECURRENCES,
     Recurrence,
-    _slot_variables,
     hyperparameters,
     keras_slots,
     rounding_bound,
     with_weight_decay,
 )
+from bscheck.oracles.optimizers.held import _slot_variables
 
 keras = pytest.importorskip("keras")
 
