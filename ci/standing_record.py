@@ -53,7 +53,10 @@ def main() -> int:
     if options.table:
         return _placed(read_bundle(bundle), options.readme)
     cache = made(options.cache)
-    combinations = planned(cache, every=options.all, only=options.keras)
+    if options.keras or options.tensorflow:
+        combinations = chosen(options.keras, options.tensorflow)
+    else:
+        combinations = planned(cache, every=options.all)
     jobs = jobs_for(len(combinations), options.jobs)
     settings = Settings(
         made(options.out), cache, jobs, options.again, ("--bscheck-timing", "off", "--bscheck-explain", "0", *arguments)
@@ -78,6 +81,9 @@ def _options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "standing", help="where whole records are kept")
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="where the slim records go")
     parser.add_argument("--keras", action="append", metavar="V", help="only this release of Keras (repeatable)")
+    parser.add_argument(
+        "--tensorflow", action="append", metavar="V", help="only this TensorFlow with the newest Keras (repeatable)"
+    )
     parser.add_argument("--jobs", type=int, help="gates at a time (default: as memory and cores allow)")
     parser.add_argument("--all", action="store_true", help="every patch release")
     parser.add_argument("--again", action="store_true", help="run what is finished once more")
@@ -89,15 +95,19 @@ def _options() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_args(given[:at]), given[at + 1 :]
 
 
-def planned(cache: Path, *, every: bool, only: Sequence[str] | None = None) -> list[Combination]:
-    """Return what is recorded: Keras over its releases, then the newest over TensorFlow's; or only these of Keras."""
-    if only:
-        return [Combination(keras_requirement(f"keras=={version}")) for version in only]
+def planned(cache: Path, *, every: bool) -> list[Combination]:
+    """Return what is recorded: Keras over its releases, then the newest over TensorFlow's."""
     python = sys.executable
     keras = uv.versions_between("keras", "3.1.0", "3.999", python, cache)
     tensorflow = ends_of_minors(uv.versions_between(_tensorflow(), "2.16.0", "2.999", python, cache), first=False)
     across = [Combination(f"keras=={version}") for version in (keras if every else ends_of_minors(keras))]
     return across + [Combination(f"keras=={keras[-1]}", "tensorflow", version) for version in tensorflow]
+
+
+def chosen(keras: Sequence[str] | None, tensorflow: Sequence[str] | None) -> list[Combination]:
+    """Return these releases of Keras, and the newest one with these of TensorFlow."""
+    across = [Combination(keras_requirement(f"keras=={version}")) for version in keras or ()]
+    return across + [Combination("keras", "tensorflow", version) for version in tensorflow or ()]
 
 
 def _tensorflow() -> str:
