@@ -170,10 +170,11 @@ def one_output(context: Context) -> str | None:
 
 
 def output_corners(context: Context) -> Sequence[InferenceCase]:
-    """Return the corners of evaluation, the ragged ones without their tail too."""
+    """Return half of the corners of evaluation, and half of the ragged ones without their tail."""
     corners = evaluation_corners(context)
     even = [replace(c, batches=2, tail=0) for c in corners if c.batches and c.tail]
-    return tuple(dict.fromkeys([*corners, *even]))
+    # The total of the same cases is held by the check of evaluation: every second one tells the outputs apart.
+    return tuple(dict.fromkeys([*corners[::2], *even[1::2]]))
 
 
 @check(
