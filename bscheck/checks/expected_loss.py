@@ -15,7 +15,7 @@ import numpy as np
 
 from bscheck.cases import SEEDS, Case, LeastSquaresCase, seeds
 from bscheck.checks import Param, check, loss_pictures
-from bscheck.checks.context import Context, cached_in_process
+from bscheck.checks.context import Context, cached_in_process, require
 from bscheck.oracles.least_squares import (
     LeastSquares,
     batches,
@@ -73,6 +73,10 @@ class Setting:
     replacement: bool
 
 
+#: Updates after which a training step that was traced for their batch size is traced no more.
+WARM = 4
+
+
 @cached_in_process
 def _runs(method: str, dtype: str) -> ParallelRuns:
     return ParallelRuns(RUNS, DIMENSIONS, OPTIONS[method], dtype)
@@ -97,7 +101,10 @@ def train(case: LeastSquaresCase, made: Setting, rows: Array, observed: Sequence
     seen = []
     for step, batch in enumerate(rows, start=1):
         x, y = made.problem.x[batch], made.problem.y[batch]
+        before = runs.traces
         runs.train_on(np.swapaxes(x, 0, 1), y.T)
+        anew = step > WARM and runs.traces > before
+        require(not anew, "train_on_batch of this Keras is traced anew at every call: its updates would take minutes")
         if step in observed:
             seen.append(runs.weights())
     return seen

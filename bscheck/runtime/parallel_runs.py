@@ -41,6 +41,12 @@ class ParallelRuns:
             optimizer.build(self.model.trainable_variables)
         self.kernel = layer.kernel
 
+    @property
+    def traces(self) -> int:
+        """How often ``train_on_batch`` was traced, as far as TensorFlow says; 0 elsewhere."""
+        counted = getattr(self.model.train_function, "experimental_get_tracing_count", None)
+        return int(counted()) if counted else 0
+
     def restart(self, weights: Array, rate: float) -> None:
         """Give every run the same weights (d,) and this learning rate, at rest."""
         with precision(self.dtype):
