@@ -113,6 +113,13 @@ def _recurrent(name: str, states: int, **options: Any) -> list[Construction]:
     return [*found, _make(name, call=given, units=2, return_sequences=True, **options)]
 
 
+def _dropping(name: str, size: int) -> Construction:
+    """Return a recurrent layer that drops, of few features and units: every draw of theirs is tried."""
+    call = {**BOTH, "gradients": False, "examples": 16}
+    rates = {"dropout": 0.2, "recurrent_dropout": 0.6}
+    return _make(name, (4, size), call=call, units=size, return_sequences=True, **rates, seed=1)
+
+
 def _rnn(cell: Any, **options: Any) -> Construction:
     return _make("RNN", (4, 3), call=MASKED, cell=cell, **options)
 
@@ -295,16 +302,22 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("Softmax", (3, 2, 2), axis=(1, 2)),
     ],
     # Recurrent
-    "SimpleRNN": [*_recurrent("SimpleRNN", 1), _make("SimpleRNN", (4, 3), call=MASKED, units=2, activation="relu")],
+    "SimpleRNN": [
+        *_recurrent("SimpleRNN", 1),
+        _make("SimpleRNN", (4, 3), call=MASKED, units=2, activation="relu"),
+        _dropping("SimpleRNN", 2),
+    ],
     "LSTM": [
         *_recurrent("LSTM", 2),
         _make("LSTM", (4, 3), call=MASKED, units=2, activation="softsign", recurrent_activation="hard_sigmoid"),
         _make("LSTM", (4, 3), call=MASKED, units=2, unroll=True, return_sequences=True),
+        _dropping("LSTM", 1),
     ],
     "GRU": [
         *_recurrent("GRU", 1),
         *_recurrent("GRU", 1, reset_after=False)[1:3],
         _make("GRU", (4, 3), call=MASKED, units=2, unroll=True, reset_after=False),
+        _dropping("GRU", 1),
     ],
     "SimpleRNNCell": [_cell("SimpleRNNCell", 1)],
     "LSTMCell": [_cell("LSTMCell", 2), _cell("LSTMCell", 2, use_bias=False)],
