@@ -63,6 +63,8 @@ class Construction:
         Examples in the batch, where a law of chance needs more than a case has.
     computes_mask : bool
         Whether the mask that the layer computes counts as a further output.
+    refusable : bool
+        Whether releases refuse these options together, as they document.
     """
 
     spec: Spec
@@ -77,6 +79,7 @@ class Construction:
     narrow: tuple[str, ...] = ()
     examples: int = 0
     computes_mask: bool = False
+    refusable: bool = False
 
     def __str__(self) -> str:
         said = [f"{k}={v}" for k, v in self.options.items()]
@@ -95,6 +98,8 @@ BOTH: Mapping[str, Any] = {"training": (False, True)}
 DRAWN: Mapping[str, Any] = {**BOTH, "gradients": False, "examples": 8}
 MASKED: Mapping[str, Any] = {"masks": {"mask": 0}}
 FIRST: Mapping[str, Any] = {"gpu_only": ("tensorflow",)}
+#: Until 3.14 no convolution took strides together with dilation.
+REFUSABLE: Mapping[str, Any] = {"refusable": True}
 #: TensorFlow has no float64 kernels for these.
 NARROW: Mapping[str, Any] = {"narrow": ("tensorflow",)}
 
@@ -180,7 +185,11 @@ def _convolutions(name: str, dimensions: int, groups: bool = False, **options: A
         found.append(_make(name, shape, **options, kernel_size=3, padding="causal", dilation_rate=2))
     first = (4, *_SIZES[dimensions])
     more = {**options, "kernel_size": 2, "padding": "same", "data_format": "channels_first"}
-    return [*found, _make(name, first, call=FIRST, **more)]
+    found.append(_make(name, first, call=FIRST, **more))
+    if name.startswith(("Depthwise", "Separable")):
+        both = {"kernel_size": 2, "strides": 2, "dilation_rate": 3}
+        found += [_make(name, shape, call=REFUSABLE, **options, **both, padding=p) for p in ("same", "valid")]
+    return found
 
 
 def _conv_lstm(dimensions: int) -> list[Construction]:
@@ -597,7 +606,18 @@ def _available(construction: Construction) -> bool:
     if runtime.name in construction.gpu_only and runtime.describe()["device"] != "gpu":
         return False
     exported: Any = exported_layers()[construction.spec.name]
-    return _takes(exported.__init__, {k: v for k, v in construction.spec.options.items() if k != "name"})
+    if not _takes(exported.__init__, {k: v for k, v in construction.spec.options.items() if k != "name"}):
+        return False
+    return not construction.refusable or _accepted(construction.spec)
+
+
+def _accepted(layer: Spec) -> bool:
+    """Whether the class takes these options together; what else is wrong with them is for the check to say."""
+    try:
+        build(layer)
+    except ValueError as error:
+        return "not supported in conjunction" not in str(error)
+    return True
 
 
 def defined_layers() -> list[str]:
