@@ -659,7 +659,7 @@ class RecurrenceCase(Case):
         "start": ("usual", "zero"),
         "part": ("all", "slots"), "rate": ("constant", "changing"),
         "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
-        "ema": UpdateCase.CHOICES["ema"], "mode": MODES, "dtype": ("float32", "float64"),
+        "ema": UpdateCase.CHOICES["ema"], "mode": MODES, "dtype": ("float32", "float64", "bfloat16"),
     }  # fmt: skip
 
 

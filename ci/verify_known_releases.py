@@ -84,6 +84,7 @@ UNDER_ACCUMULATION = {
     "clipping of every micro-batch": "clipping_acts_on_the_accumulated_gradient",
 }
 PENALTIES = "penalties_count_once_whatever_the_batch_size"
+REPORTED = "evaluated_metrics_are_those_of_the_examples"
 SPARSE = "sparse_and_dense_gradients_make_the_same_update"
 
 #: Fixed in a release: red before, green after. The parameters named are those that the defect's own fix made green; an
@@ -114,6 +115,16 @@ FIXED = (
     Defect(
         "train_on_batch reports earlier batches", "history_of_fit_and_train_on_batch_report_the_batch",
         "3.14.1", "3.15.0", {"subject": "dense"},
+    ),
+    Defect(
+        "recurrent dropout at the rate of the inputs", "layer_computes_its_definition",
+        "3.1.1", "3.2.0", {"layer": "LSTM"},
+    ),
+    Defect("metrics by the keys of outputs", REPORTED, "3.11.3", "3.12.0", {"model": "keyed_outputs"}),
+    Defect("targets by name at other outputs' metrics", REPORTED, "3.14.0", "3.14.1", {"model": "named_targets"}),
+    Defect(
+        "group normalization of large inputs in float16", "mixed_precision_layer_stays_near_its_exact_self",
+        "3.14.1", "3.15.0", {"layer": "GroupNormalization"},
     ),
 )  # fmt: skip
 

@@ -24,8 +24,8 @@ ROUNDING = {
     "float16": (2.0**-11, 2.0**-25),
 }
 
-#: Elements of the gradient: enough for an rms, and for its worst element to come near the bound.
-ELEMENTS = 64
+#: Elements of the gradient: many, as the variables of the other checks have few, and what is wide may be treated apart.
+ELEMENTS = 5000
 
 
 def accumulator_params() -> list[Param]:

@@ -13,7 +13,7 @@ from bscheck.checks import Param, check
 from bscheck.checks.context import Context, cached_in_process, random
 from bscheck.checks.metric_inputs import Shape, draw_inputs, draw_metric_weights
 from bscheck.checks.metrics import ROUNDOFF, compare
-from bscheck.oracles.metrics import definition
+from bscheck.oracles.metrics import Value, definition
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime import current
 from bscheck.runtime.bench import precision
@@ -40,6 +40,15 @@ NAMED: Mapping[str, Mapping[str, str]] = {
 #: Metrics of the model with one output: a few, as they are all among those of the model with several.
 ONE_OUTPUT = ("AUC", "BinaryAccuracy", "Precision", "SpecificityAtSensitivity", "TruePositives")
 
+#: Models of two outputs, not in the order of the alphabet, whose targets are told apart by name: how each gives its
+#: outputs. In a dict the keys are not the layers' names.
+BY_NAME = {"keyed_outputs": "dict", "named_targets": "list"}
+
+#: Losses, and metrics with and without weights, of the outputs told apart by name.
+LOSSES = {"regression": "mean_squared_error", "binary": "mean_absolute_error"}
+METRICS_BY_NAME = (("regression", "MeanAbsoluteError", 0), ("binary", "BinaryAccuracy", 0))
+PLAIN_BY_NAME = (("regression", "mean_squared_error", "mean_squared_error"), ("binary", "acc", "binary_accuracy"))
+
 #: Kinds of inputs that no model is given: values without targets.
 NO_TARGETS = ("values",)
 
@@ -56,11 +65,14 @@ class Plan:
         Metrics that get the sample weights.
     plain : tuple of (kind, reported name, row formula)
         Metrics without weights, by their names or as functions.
+    outputs : str
+        Where targets are a dict: ``dict`` or ``list``, the model's outputs; else nothing.
     """
 
     kinds: tuple[str, ...]
     weighted: tuple[tuple[str, str, int], ...]
     plain: tuple[tuple[str, str, str], ...] = ()
+    outputs: str = ""
 
 
 def plan(model: str) -> Plan:
@@ -68,6 +80,8 @@ def plan(model: str) -> Plan:
     if model == "adjusted_r2":
         adjusted = [i for i, options in enumerate(variants("R2Score")) if "num_regressors" in options]
         return Plan(("regression",), tuple(("regression", "R2Score", i) for i in adjusted))
+    if model in BY_NAME:
+        return Plan(tuple(LOSSES), METRICS_BY_NAME, PLAIN_BY_NAME, BY_NAME[model])
     classes = [name for name, member in exported().items() if is_class(member) and variants(name)]
     kinds = [k for k in sorted({CONSTRUCTIONS[name].inputs for name in classes}) if k not in NO_TARGETS]
     if model == "one_output":
@@ -101,7 +115,8 @@ def compiled(model: str, mode: str) -> Any:
         weighted, plain = weighted[chosen.kinds[0]], plain[chosen.kinds[0]]  # type: ignore[assignment]
     shapes = {kind: _draw(kind, random(0), 1, False)[1].shape[1:] for kind in chosen.kinds}
     options = current().compile_options(mode)
-    return identity_model(shapes, options, metrics=plain, weighted_metrics=weighted)
+    keyed = {"losses": LOSSES, "keyed": chosen.outputs == "dict"} if chosen.outputs else {}
+    return identity_model(shapes, options, metrics=plain, weighted_metrics=weighted, **keyed)  # type: ignore[arg-type]
 
 
 def _made(metric: str, variant: int) -> Any:
@@ -118,7 +133,7 @@ def _draw(kind: str, rng: np.random.Generator, examples: int, one: bool) -> tupl
 
 def model_params() -> list[Param]:
     """Return a parameter for each model."""
-    return [Param.of(model=name) for name in ("one_output", "several_outputs", "adjusted_r2")]
+    return [Param.of(model=name) for name in ("one_output", "several_outputs", "adjusted_r2", *BY_NAME)]
 
 
 def no_variant(context: Context) -> str | None:
@@ -146,6 +161,8 @@ def compiled_corners(context: Context) -> Sequence[CompiledMetricCase]:
     plain = CompiledMetricCase(mode=context.runtime.modes[0])
     if context.param.get("model") == "adjusted_r2":
         return (plain,)
+    if context.param.get("model") in BY_NAME:
+        return (replace(plain, weights="unequal" if BY_NAME[context.param.get("model")] == "dict" else "none"),)
     corners = [replace(plain, weights="unequal"), replace(plain, batch_size=3, seed=1)]
     if context.runtime.compiles_per_shape:
         return corners
@@ -182,7 +199,7 @@ def evaluated_metrics_are_those_of_the_examples(context: Context, case: Compiled
     data = {kind: _draw(kind, rng, case.examples, name == "one_output") for kind in chosen.kinds}
     drawn = draw_metric_weights(rng, case.weights, (case.examples,), False)
     # Weights of 1 for none: with and without weights are two programs to trace.
-    w = (np.ones(case.examples) if drawn is None else drawn).astype(np.float32)
+    w = (np.ones(case.examples) if drawn is None or chosen.outputs == "list" else drawn).astype(np.float32)
     with precision("float32"):
         report = _evaluate(compiled(name, case.mode), chosen, data, w, case.batch_size)
     readings = []
@@ -190,6 +207,8 @@ def evaluated_metrics_are_those_of_the_examples(context: Context, case: Compiled
         options = {key: value for key, value in variants(metric)[variant].items() if key != "dtype"}
         expected = definition(metric, *data[kind], w, options)
         readings.append(_reading(report, chosen, kind, _reported(metric, variant), expected))
+    if chosen.outputs:
+        readings.append(_loss(report, data, w))
     for kind, reported, formula in chosen.plain:
         readings.append(_reading(report, chosen, kind, reported, definition(formula, *data[kind], None, {})))
     return worst(readings)
@@ -198,13 +217,35 @@ def evaluated_metrics_are_those_of_the_examples(context: Context, case: Compiled
 def _evaluate(
     model: Any, chosen: Plan, data: Mapping[str, tuple[Array, Array]], w: Array, batch_size: int
 ) -> Mapping[str, Any]:
-    one = len(chosen.kinds) == 1
-    x = data[chosen.kinds[0]][1] if one else [data[kind][1] for kind in chosen.kinds]
-    y = data[chosen.kinds[0]][0] if one else [data[kind][0] for kind in chosen.kinds]
+    x: Any = [data[kind][1] for kind in chosen.kinds]
+    y: Any = [data[kind][0] for kind in chosen.kinds]
+    weights: Any = [w] * len(data)
+    if len(chosen.kinds) == 1:
+        x, y, weights = x[0], y[0], w
+    elif chosen.outputs:
+        y = dict(zip(chosen.kinds, y, strict=True))
+        # Weights go by the structure of the outputs, targets by either.
+        weights = dict.fromkeys(chosen.kinds, w) if chosen.outputs == "dict" else None
     report: Mapping[str, Any] = model.evaluate(
-        x, y, sample_weight=w if one else [w] * len(data), batch_size=batch_size, verbose=0, return_dict=True
+        x, y, sample_weight=weights, batch_size=batch_size, verbose=0, return_dict=True
     )
     return report
+
+
+def _loss(report: Mapping[str, Any], data: Mapping[str, tuple[Array, Array]], w: Array) -> Reading:
+    """Return the reading of the loss: the sum over the outputs of ``sum w l / N``, each with the loss of its name."""
+    parts = [definition(formula, *data[kind], w, {}) for kind, formula in LOSSES.items()]
+    share = float(np.mean(w, dtype=np.float64))
+    # Each batch's loss is rounded as it is divided, multiplied by its size and added; then the sum is divided.
+    expected = Value(
+        np.asarray(share * sum(p.value for p in parts)),
+        np.asarray(share * sum(p.size for p in parts)),
+        np.asarray(share * sum(p.slack for p in parts)),
+        max(p.roundings for p in parts) + 3 * len(w) + 3,
+    )
+    return compare(
+        np.asarray(report["loss"], np.float64), expected, ROUNDOFF["float32"], "evaluate reports loss, which"
+    )
 
 
 def _reading(report: Mapping[str, Any], chosen: Plan, kind: str, name: str, expected: Any) -> Reading:

@@ -56,10 +56,15 @@ def _cases(dtypes: Sequence[str]) -> Any:
 
 
 def float32_corners(context: Context) -> Sequence[LayerCase]:
-    """Return a batch of three and one of one, for each main construction."""
+    """Return a batch of three and one of one, for each main construction; and inputs far from 0."""
     sizes = (3,) if few_shapes() else (3, 1)
     names = core_options(context, smooth, most=4)
-    return tuple(LayerCase(option=name, examples=n, dtype="float32") for name in names for n in sizes)
+    corners = [LayerCase(option=name, examples=n, dtype="float32") for name in names for n in sizes]
+    return (*corners, *(LayerCase(option=name, dtype="float32") for name in _named(context, "offset")))
+
+
+def _named(context: Context, option: str) -> list[str]:
+    return [name for name in all_options(context, smooth) if name == option]
 
 
 @check(
@@ -86,9 +91,14 @@ def float32_layer_computes_in_float32(context: Context, case: LayerCase) -> Read
 
 
 def mixed_corners(context: Context) -> Sequence[LayerCase]:
-    """Return a batch of three: the first construction in bfloat16, the second in float16, the only one in both."""
+    """Return a batch of three: the first construction in bfloat16, the second in float16, the only one in both.
+
+    Large inputs in both too, where the layer has a construction with them.
+    """
     names = core_options(context, smooth, most=2)
-    return tuple(LayerCase(option=name, dtype=dtype) for name, dtype in zip([*names, names[0]], MIXED, strict=False))
+    large = [(name, dtype) for name in _named(context, "large") for dtype in MIXED]
+    pairs = [*zip([*names, names[0]], MIXED, strict=False), *large]
+    return tuple(LayerCase(option=name, dtype=dtype) for name, dtype in pairs)
 
 
 @check(

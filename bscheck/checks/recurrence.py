@@ -22,6 +22,7 @@ from bscheck.oracles.optimizers import (
     recurrence_of,
     with_weight_decay,
 )
+from bscheck.oracles.rounding import precision_of
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array
 from bscheck.runtime.probe import step_counter
@@ -40,7 +41,7 @@ from bscheck.surface.optimizers import (
     variant,
     variants,
 )
-from bscheck.tolerance import TINY, UNIT_ROUNDOFF
+from bscheck.tolerance import TINY
 
 #: Factors on standard normal gradients; the square of the tiny ones underflows in float32.
 MAGNITUDES = {"usual": 2.0, "opposed": 2.0, "tiny": 1e-20, "huge": 1e10, "zero": 0.0}
@@ -51,6 +52,9 @@ OPPOSED = 0.9
 
 #: What a changing rate is multiplied by, update after update; no two neighbours are the same.
 RATES = (1.0, 0.6, 1.7)
+
+#: Optimizers that divide by ``1 - beta_2^t``, which is 0 in bfloat16: 0.999, their default, is 1 there.
+NOT_IN_BFLOAT16 = ("Lamb", "Nadam", "ScheduleFreeAdamW")
 
 #: A loss scale that is no power of two, so that dividing by it rounds.
 FACTOR = 3.0
@@ -137,7 +141,7 @@ def prepared(window: Sequence[Sequence[Array]], case: RecurrenceCase) -> list[Ap
     Unscaling is one rounding, a mean of k at most k of the magnitudes that were summed; a norm of n elements and a
     quotient are at most ``n + 8`` of the result. The norm's change by the mean's error is that error once more.
     """
-    u, k = UNIT_ROUNDOFF[case.dtype], len(window)
+    u, k = precision_of(case.dtype).unit, len(window)
     each = [[g.astype(np.float64) / (FACTOR if case.scaled else 1.0) for g in gradients] for gradients in window]
     found = [sum(parts) / k for parts in zip(*each, strict=True)]
     summed = [sum(np.abs(p) for p in parts) / k for parts in zip(*each, strict=True)]
@@ -190,8 +194,9 @@ def _misread(run: _Run, name: str, case: RecurrenceCase) -> Reading | None:
             return Reading(np.inf, variable, f"{variable} is updated by {kind}", "the other, as documented")
         for slot, value in slots.items():
             wanted = _first_value(name, slot, asked, first.weights[i])
-            # Keras may send a number through float32.
-            if np.any(value != np.asarray(wanted)) and np.any(value != np.asarray(wanted).astype(np.float32)):
+            # Keras may send a number through float32, and holds it in the variable's dtype.
+            through = [np.asarray(wanted).astype(dtype).astype(np.float64) for dtype in ("float32", case.dtype)]
+            if all(np.any(value != held) for held in (np.asarray(wanted), *through)):
                 seen = f"{slot} of {variable} starts at {np.ravel(value)[0]:.6g}"
                 return Reading(np.inf, variable, seen, f"{np.ravel(wanted)[0]:.6g}")
     return None
@@ -237,7 +242,7 @@ def _averaged(step: Step, averages: Sequence[Array], case: RecurrenceCase, coars
     ``average' = m average + (1 - m) weight'``, the first one the weight itself; four roundings of its terms, and
     twice the rounding of m itself, which ``1 - m`` inherits whole.
     """
-    u = max(UNIT_ROUNDOFF[case.dtype], coarse)
+    u = max(precision_of(case.dtype).unit, coarse)
     seen = np.stack(averages[1:]).reshape(step.keras.shape)
     before = np.stack(averages[:-1]).reshape(step.keras.shape)
     momentum = np.full(case.updates, EMA_MOMENTUM)
@@ -313,6 +318,8 @@ def _corners(context: Context) -> Sequence[Case]:
         combined = RecurrenceCase(mode=mode, option="all", micro_batches=7)
         corners += [replace(combined, updates=2, scaled=takes, seed=13)]
         corners += [RecurrenceCase(mode=mode, rate="changing", updates=4, seed=15)]
+        if v.class_name not in NOT_IN_BFLOAT16:
+            corners += [RecurrenceCase(mode=mode, dtype="bfloat16", start="zero", updates=2, seed=17)]
         corners += [replace(every, rate="changing", updates=4, seed=16)]
     if free:
         # Its weights are held after the first update on TensorFlow and torch; its slots never are.
@@ -386,7 +393,7 @@ def optimizer_follows_its_published_recurrence(context: Context, case: Recurrenc
     with np.errstate(all="ignore"):
         found = _expected(run, given, case)
     if case.ema != "none":
-        coarse = UNIT_ROUNDOFF["float32"] if context.runtime.name == "torch" else 0.0
+        coarse = precision_of("float32").unit if context.runtime.name == "torch" else 0.0
         weights, found = [s for s in found if s.part == "weight"], [s for s in found if s.part != "weight"]
         for step in weights:
             found += _averaged(step, [a[step.variable] for a in run.averages], case, coarse)

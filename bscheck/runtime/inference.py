@@ -116,11 +116,11 @@ class Trainer:
             logs = self.model.evaluate(**stream(batch, batch_size, source), verbose=0, return_dict=True)
         return numbers(logs)
 
-    def fit(self, batch: Sequence[Any], batch_size: int, source: str) -> Mapping[str, float]:
-        """Return the history of one epoch, unshuffled."""
+    def fit(self, batch: Sequence[Any], batch_size: int, source: str, shuffle: bool = False) -> Mapping[str, float]:
+        """Return the history of one epoch."""
         with precision(self.bench.dtype), quiet():
             arguments = stream(batch, batch_size, source)
-            history = self.model.fit(**arguments, shuffle=False, epochs=1, verbose=0).history
+            history = self.model.fit(**arguments, shuffle=shuffle, epochs=1, verbose=0).history
         return numbers({name: values[-1] for name, values in history.items()})
 
     def fit_and_validate(

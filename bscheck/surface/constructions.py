@@ -63,6 +63,8 @@ class Construction:
         Examples in the batch, where a law of chance needs more than a case has.
     computes_mask : bool
         Whether the mask that the layer computes counts as a further output.
+    refusable : bool
+        Whether releases refuse these options together, as they document.
     """
 
     spec: Spec
@@ -77,6 +79,7 @@ class Construction:
     narrow: tuple[str, ...] = ()
     examples: int = 0
     computes_mask: bool = False
+    refusable: bool = False
 
     def __str__(self) -> str:
         said = [f"{k}={v}" for k, v in self.options.items()]
@@ -95,6 +98,8 @@ BOTH: Mapping[str, Any] = {"training": (False, True)}
 DRAWN: Mapping[str, Any] = {**BOTH, "gradients": False, "examples": 8}
 MASKED: Mapping[str, Any] = {"masks": {"mask": 0}}
 FIRST: Mapping[str, Any] = {"gpu_only": ("tensorflow",)}
+#: Until 3.14 no convolution took strides together with dilation.
+REFUSABLE: Mapping[str, Any] = {"refusable": True}
 #: TensorFlow has no float64 kernels for these.
 NARROW: Mapping[str, Any] = {"narrow": ("tensorflow",)}
 
@@ -111,6 +116,13 @@ def _recurrent(name: str, states: int, **options: Any) -> list[Construction]:
     found = [_make(name, (5, 3), call=MASKED, units=2, **options, **more) for more in SEQUENCES]
     given = {"inputs": (Input((4, 3)), *(Input((2,)) for _ in range(states))), "passing": "states", **MASKED}
     return [*found, _make(name, call=given, units=2, return_sequences=True, **options)]
+
+
+def _dropping(name: str, size: int) -> Construction:
+    """Return a recurrent layer that drops, of few features and units: every draw of theirs is tried."""
+    call = {**BOTH, "gradients": False, "examples": 16}
+    rates = {"dropout": 0.2, "recurrent_dropout": 0.6}
+    return _make(name, (4, size), call=call, units=size, return_sequences=True, **rates, seed=1)
 
 
 def _rnn(cell: Any, **options: Any) -> Construction:
@@ -173,7 +185,11 @@ def _convolutions(name: str, dimensions: int, groups: bool = False, **options: A
         found.append(_make(name, shape, **options, kernel_size=3, padding="causal", dilation_rate=2))
     first = (4, *_SIZES[dimensions])
     more = {**options, "kernel_size": 2, "padding": "same", "data_format": "channels_first"}
-    return [*found, _make(name, first, call=FIRST, **more)]
+    found.append(_make(name, first, call=FIRST, **more))
+    if name.startswith(("Depthwise", "Separable")):
+        both = {"kernel_size": 2, "strides": 2, "dilation_rate": 3}
+        found += [_make(name, shape, call=REFUSABLE, **options, **both, padding=p) for p in ("same", "valid")]
+    return found
 
 
 def _conv_lstm(dimensions: int) -> list[Construction]:
@@ -295,16 +311,22 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("Softmax", (3, 2, 2), axis=(1, 2)),
     ],
     # Recurrent
-    "SimpleRNN": [*_recurrent("SimpleRNN", 1), _make("SimpleRNN", (4, 3), call=MASKED, units=2, activation="relu")],
+    "SimpleRNN": [
+        *_recurrent("SimpleRNN", 1),
+        _make("SimpleRNN", (4, 3), call=MASKED, units=2, activation="relu"),
+        _dropping("SimpleRNN", 2),
+    ],
     "LSTM": [
         *_recurrent("LSTM", 2),
         _make("LSTM", (4, 3), call=MASKED, units=2, activation="softsign", recurrent_activation="hard_sigmoid"),
         _make("LSTM", (4, 3), call=MASKED, units=2, unroll=True, return_sequences=True),
+        _dropping("LSTM", 1),
     ],
     "GRU": [
         *_recurrent("GRU", 1),
         *_recurrent("GRU", 1, reset_after=False)[1:3],
         _make("GRU", (4, 3), call=MASKED, units=2, unroll=True, reset_after=False),
+        _dropping("GRU", 1),
     ],
     "SimpleRNNCell": [_cell("SimpleRNNCell", 1)],
     "LSTMCell": [_cell("LSTMCell", 2), _cell("LSTMCell", 2, use_bias=False)],
@@ -584,7 +606,18 @@ def _available(construction: Construction) -> bool:
     if runtime.name in construction.gpu_only and runtime.describe()["device"] != "gpu":
         return False
     exported: Any = exported_layers()[construction.spec.name]
-    return _takes(exported.__init__, {k: v for k, v in construction.spec.options.items() if k != "name"})
+    if not _takes(exported.__init__, {k: v for k, v in construction.spec.options.items() if k != "name"}):
+        return False
+    return not construction.refusable or _accepted(construction.spec)
+
+
+def _accepted(layer: Spec) -> bool:
+    """Whether the class takes these options together; what else is wrong with them is for the check to say."""
+    try:
+        build(layer)
+    except ValueError as error:
+        return "not supported in conjunction" not in str(error)
+    return True
 
 
 def defined_layers() -> list[str]:

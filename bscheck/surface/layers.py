@@ -35,7 +35,8 @@ class Feature:
     ----------
     shape : tuple of int
     kind : str
-        ``normal``, ``positive`` (0.5 … 2), ``image`` (integers 0 … 255, as floats), ``unit`` (0 … 1), ``int``
+        ``normal``, ``large`` (normal, beyond float16: times 2^20), ``offset`` (normal, 1024 away from 0),
+        ``positive`` (0.5 … 2), ``image`` (integers 0 … 255, as floats), ``unit`` (0 … 1), ``int``
         (below `below`), ``mask`` (at least one step is true, one of every three is not), ``tokens`` or ``text``.
     below : int
         Integers are drawn from 0 … below - 1.
@@ -61,6 +62,8 @@ _WORDS = np.array(["a", "b", "c", "d", "e", "a b", "c a d", "e"])
 
 _DRAWS: Mapping[str, Callable[[Feature, np.random.Generator, tuple[int, ...]], Array]] = {
     "normal": lambda f, rng, shape: rng.standard_normal(shape).astype("float32"),
+    "large": lambda f, rng, shape: (2.0**20 * rng.standard_normal(shape)).astype("float32"),
+    "offset": lambda f, rng, shape: (1024.0 + rng.standard_normal(shape)).astype("float32"),
     "positive": lambda f, rng, shape: rng.uniform(0.5, 2.0, shape).astype("float32"),
     "unit": lambda f, rng, shape: rng.uniform(0.0, 1.0, shape).astype("float32"),
     "image": lambda f, rng, shape: rng.integers(0, 256, shape).astype("float32"),
@@ -508,6 +511,13 @@ def _core() -> dict[str, list[Construction]]:
     }
 
 
+def _far(name: str, x: Feature, **options: Any) -> list[Construction]:
+    """Return a layer that Keras takes out of mixed precision, given what statistics in 16 bits could not hold."""
+    return [
+        Construction(kind, _made(name, **options), (replace(x, kind=kind),), core=False) for kind in ("large", "offset")
+    ]
+
+
 def _normalizing() -> dict[str, list[Construction]]:
     image = Feature((4, 3, 4))
 
@@ -523,10 +533,16 @@ def _normalizing() -> dict[str, list[Construction]]:
             Construction("image", _made("BatchNormalization", axis=1), (image,)),
             Construction("mask", _made("BatchNormalization"), (_STEPS,), {"mask": _MASK}, steps="aligned"),
         ],
-        "LayerNormalization": _simple("LayerNormalization", x=_STEPS, axes={"axis": [1, 2]}, bare={"center": False}),
-        "GroupNormalization": _simple(
-            "GroupNormalization", x=image, shared={"groups": 2}, instance={"groups": -1}, bare={"scale": False}
-        ),
+        "LayerNormalization": [
+            *_simple("LayerNormalization", x=_STEPS, axes={"axis": [1, 2]}, bare={"center": False}),
+            *_far("LayerNormalization", Feature((3, 8))),
+        ],
+        "GroupNormalization": [
+            *_simple(
+                "GroupNormalization", x=image, shared={"groups": 2}, instance={"groups": -1}, bare={"scale": False}
+            ),
+            *_far("GroupNormalization", image, groups=2),
+        ],
         "RMSNormalization": _simple("RMSNormalization", x=_STEPS),
         "UnitNormalization": _simple("UnitNormalization", x=_STEPS, axes={"axis": [1, 2]}),
         "SpectralNormalization": [

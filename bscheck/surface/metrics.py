@@ -298,7 +298,13 @@ def numbers(tensor: Any) -> Array:
     return np.asarray(keras_module().ops.convert_to_numpy(tensor))
 
 
-def identity_model(shapes: Mapping[str, tuple[int, ...]], jit_and_eager: Mapping[str, bool], **compiled: Any) -> Any:
+def identity_model(
+    shapes: Mapping[str, tuple[int, ...]],
+    jit_and_eager: Mapping[str, bool],
+    losses: Mapping[str, str] | None = None,
+    keyed: bool = False,
+    **compiled: Any,
+) -> Any:
     """Return a compiled model that gives each input back as the output of its name.
 
     Parameters
@@ -307,16 +313,24 @@ def identity_model(shapes: Mapping[str, tuple[int, ...]], jit_and_eager: Mapping
         Shape of one example of each input.
     jit_and_eager : mapping of str to bool
         Options of ``compile`` that choose the execution mode.
+    losses : mapping of str to str, optional
+        The loss of each output; by default the squared error of the first alone.
+    keyed : bool
+        Whether the outputs are a dict, whose keys are not the names of the layers, and not a list.
     **compiled
         ``metrics`` and ``weighted_metrics``.
     """
     keras = keras_module()
+    names = {name: f"out_{name}" if keyed else name for name in shapes}
     inputs = {name: keras.Input(shape, name=f"in_{name}") for name, shape in shapes.items()}
-    outputs = {name: keras.layers.Activation("linear", name=name)(x) for name, x in inputs.items()}
-    one = len(shapes) == 1
+    outputs = {name: keras.layers.Activation("linear", name=names[name])(x) for name, x in inputs.items()}
     first = next(iter(shapes))
-    model = keras.Model(*((inputs[first], outputs[first]) if one else (list(inputs.values()), list(outputs.values()))))
-    model.compile(loss=dict.fromkeys(shapes, None) | {first: "mse"}, **jit_and_eager, **compiled)
+    if len(shapes) == 1:
+        model = keras.Model(inputs[first], outputs[first])
+    else:
+        model = keras.Model(list(inputs.values()), outputs if keyed else list(outputs.values()))
+    loss = dict.fromkeys(shapes, None) | {first: "mse"} if losses is None else dict(losses)
+    model.compile(loss=loss, **jit_and_eager, **compiled)
     return model
 
 

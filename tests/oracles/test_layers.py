@@ -199,3 +199,37 @@ def test_drops_at_another_rate_lie_outside_their_law():
     kept = RNG.uniform(size=16000) > 0.3
     assert dropped_share(kept, 0.3) < 0.5
     assert dropped_share(kept, 0.34) > 1
+
+
+def _dropping_by_loops(x, w, u, inputs, states):
+    """Return the outputs of a simple recurrent layer whose features and units were multiplied by these factors."""
+    h, outputs = np.zeros((len(x), u.shape[0])), []
+    for t in range(x.shape[1]):
+        h = np.tanh((x[:, t] * inputs) @ w + (h * states) @ u)
+        outputs.append(h)
+    return np.stack(outputs, 1)
+
+
+def test_recurrent_dropout_is_read_from_the_outputs():
+    x, w, u = RNG.normal(size=(20, 4, 2)), RNG.normal(size=(2, 2)), RNG.normal(size=(2, 2))
+    drawn = RNG.uniform(size=(2, 20, 2))
+    layer = spec("SimpleRNN", units=2, use_bias=False, return_sequences=True, dropout=0.2, recurrent_dropout=0.6)
+    weights = Weights({"kernel": plain(w), "recurrent_kernel": plain(u)})
+
+    def said(rates):
+        seen = _dropping_by_loops(x, w, u, *((d > r) / (1 - r) for d, r in zip(drawn, rates, strict=True)))
+        return seen, outcome(Call(layer, weights, [plain(x)], training=True, seen=[seen]))
+
+    seen, right = said((0.2, 0.6))
+    assert np.allclose(right.outputs[0].value, seen, atol=1e-12)
+    assert right.chance < 1
+    seen, wrong = said((0.2, 0.2))
+    assert not np.allclose(wrong.outputs[0].value, seen, atol=1e-2)
+
+
+def test_units_that_are_never_dropped_are_no_chance():
+    x, w, u = RNG.normal(size=(200, 4, 2)), RNG.normal(size=(2, 2)), RNG.normal(size=(2, 2))
+    layer = spec("SimpleRNN", units=2, use_bias=False, return_sequences=True, dropout=0.0, recurrent_dropout=0.5)
+    weights = Weights({"kernel": plain(w), "recurrent_kernel": plain(u)})
+    seen = _dropping_by_loops(x, w, u, 1.0, 2.0)
+    assert outcome(Call(layer, weights, [plain(x)], training=True, seen=[seen])).chance > 1

@@ -8,7 +8,9 @@ is the layout that the layers' weights have: input, forget, cell, output; update
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,17 +18,22 @@ import numpy as np
 from bscheck.oracles.layers import Call, Outcome, Spec, Weights, defines
 from bscheck.oracles.layers.activations import activate
 from bscheck.oracles.layers.convolution import convolve
-from bscheck.oracles.layers.tracked import Tracked, concatenate, constant, matmul, select, stack
+from bscheck.oracles.layers.stochastic import dropped_share
+from bscheck.oracles.layers.tracked import Tracked, concatenate, constant, einsum, matmul, select, stack
+from bscheck.tolerance import TINY
 
 #: ``step(x, states) -> (output, new states)``.
 Step = Callable[[Tracked, list[Tracked]], tuple[Tracked, list[Tracked]]]
 
+#: How inputs and states meet their kernels: a product, in which dropout may leave some out.
+Product = Callable[[Tracked, Tracked], Tracked]
 
-def simple_step(cell: Spec, weights: Weights) -> Step:
+
+def simple_step(cell: Spec, weights: Weights, by_input: Product = matmul, by_state: Product = matmul) -> Step:
     """Return ``h' = tanh(x W + h U + b)``."""
 
     def step(x: Tracked, states: list[Tracked]) -> tuple[Tracked, list[Tracked]]:
-        y = matmul(x, weights["kernel"]) + matmul(states[0], weights["recurrent_kernel"])
+        y = by_input(x, weights["kernel"]) + by_state(states[0], weights["recurrent_kernel"])
         if cell.options.get("use_bias", True):
             y = y + weights["bias"]
         h = activate(cell.options.get("activation", "tanh"), y)
@@ -51,11 +58,11 @@ def _lstm(cell: Spec, gates: Tracked, c: Tracked) -> tuple[Tracked, list[Tracked
     return h, [h, new]
 
 
-def lstm_step(cell: Spec, weights: Weights) -> Step:
+def lstm_step(cell: Spec, weights: Weights, by_input: Product = matmul, by_state: Product = matmul) -> Step:
     """Return the LSTM's step."""
 
     def step(x: Tracked, states: list[Tracked]) -> tuple[Tracked, list[Tracked]]:
-        gates = matmul(x, weights["kernel"]) + matmul(states[0], weights["recurrent_kernel"])
+        gates = by_input(x, weights["kernel"]) + by_state(states[0], weights["recurrent_kernel"])
         if cell.options.get("use_bias", True):
             gates = gates + weights["bias"]
         return _lstm(cell, gates, states[1])
@@ -63,7 +70,7 @@ def lstm_step(cell: Spec, weights: Weights) -> Step:
     return step
 
 
-def gru_step(cell: Spec, weights: Weights) -> Step:
+def gru_step(cell: Spec, weights: Weights, by_input: Product = matmul, by_state: Product = matmul) -> Step:
     """Return the GRU's step: ``h' = z h + (1 - z) g``.
 
     The candidate is ``g = tanh(x W + b + r (h U + b'))`` where the reset gate acts after the product, and
@@ -76,16 +83,16 @@ def gru_step(cell: Spec, weights: Weights) -> Step:
 
     def step(x: Tracked, states: list[Tracked]) -> tuple[Tracked, list[Tracked]]:
         h = states[0]
-        given = matmul(x, weights["kernel"])
-        kept = [matmul(h, u) for u in recurrent]
+        given = by_input(x, weights["kernel"])
+        moved = _parts(by_state(h, weights["recurrent_kernel"]), 3)
         if cell.options.get("use_bias", True):
             bias = weights["bias"]
             given = given + (bias[0] if after else bias)
             if after:
-                kept = [k + b for k, b in zip(kept, _parts(bias[1], 3), strict=True)]
+                moved = [k + b for k, b in zip(moved, _parts(bias[1], 3), strict=True)]
         xz, xr, xg = _parts(given, 3)
-        z, r = activate(gate, xz + kept[0]), activate(gate, xr + kept[1])
-        g = activate(inner, xg + (r * kept[2] if after else matmul(r * h, recurrent[2])))
+        z, r = activate(gate, xz + moved[0]), activate(gate, xr + moved[1])
+        g = activate(inner, xg + (r * moved[2] if after else matmul(r * h, recurrent[2])))
         new = z * h + (1.0 - z) * g
         return new, [new]
 
@@ -106,7 +113,7 @@ def stacked_step(steps: Sequence[Step], counts: Sequence[int]) -> Step:
     return step
 
 
-CELLS: dict[str, tuple[Callable[[Spec, Weights], Step], int]] = {
+CELLS: dict[str, tuple[Callable[..., Step], int]] = {
     "SimpleRNN": (simple_step, 1),
     "LSTM": (lstm_step, 2),
     "GRU": (gru_step, 1),
@@ -165,8 +172,62 @@ def _zeros(call: Call, widths: Sequence[int]) -> list[Tracked]:
 @defines("SimpleRNN", "LSTM", "GRU", "RNN")
 def recurrent(call: Call) -> Outcome:
     """Recurrent layers: the cell, over time, from the initial states given after the input, or from zeros."""
+    if call.training and (call.get("dropout", 0.0) or call.get("recurrent_dropout", 0.0)):
+        return _dropped(call)
     step, widths = _cells(call.get("cell", call.spec), call.weights)
     return run(call, step, list(call.inputs[1:]) or _zeros(call, widths))
+
+
+#: Gates of a cell, each of which may drop for itself.
+GATES = {"SimpleRNN": 1, "LSTM": 4, "GRU": 3}
+
+
+def _dropped(call: Call) -> Outcome:
+    """Return what a layer that drops makes of a sequence: the draw is the one that explains an example's outputs.
+
+    Gal and Ghahramani (2016): where a gate's kernels meet an example's features and the units of its state, each of
+    these is 0 with the rate of its kind, else divided by 1 - rate, all the sequence long. Every draw is tried.
+    """
+    make, states = CELLS[call.spec.name]
+    gates, features, units = GATES[call.spec.name], call.x.shape[-1], call.get("units")
+    rates = (call.get("dropout", 0.0), call.get("recurrent_dropout", 0.0))
+    draws = np.array(list(itertools.product((True, False), repeat=gates * (features + units))))
+    draws = draws.reshape(-1, gates, features + units)
+    # What has no rate is never left out.
+    never = [rate == 0 for rate, size in zip(rates, (features, units), strict=True) for _ in range(size)]
+    draws = draws[np.all(draws[..., never], axis=(1, 2))]
+    examples, count = call.x.shape[0], len(draws)
+    keep = np.tile(draws, (examples, 1, 1))
+    products = [
+        _left_out(keep[..., part], rate, call.u)
+        for part, rate in zip((slice(0, features), slice(features, None)), rates, strict=True)
+    ]
+    tried = replace(call, inputs=[call.x[np.repeat(np.arange(examples), count)]])
+    found = run(tried, make(call.spec, call.weights, *products), _zeros(tried, [units] * states)).outputs
+    share = np.zeros((examples, count))
+    for y, seen in zip(found, call.seen, strict=True):
+        away = np.abs(y.value.reshape(examples, count, -1) - seen.reshape(examples, 1, -1))
+        share = np.maximum(share, np.max(away / (2 * y.error.reshape(away.shape) + TINY), axis=-1))
+    best = np.argmin(share, axis=1)
+    # What explains the outputs either way tells nothing of its draw.
+    could = share <= np.maximum(1.0, share.min(axis=1, keepdims=True))
+    told = np.array([np.all(draws[c] == draws[b], axis=0) for c, b in zip(could, best, strict=True)])
+    drawn = [draws[best][..., part][told[..., part]] for part in (slice(0, features), slice(features, None))]
+    chance = max(dropped_share(kept, rate) for kept, rate in zip(drawn, rates, strict=True) if rate)
+    return Outcome([y[np.arange(examples) * count + best] for y in found], chance=chance)
+
+
+def _left_out(keep: Any, rate: float, u: float) -> Product:
+    """Return the product of each gate's part of a kernel with what that gate keeps (rows, gates, entries)."""
+    scale = constant(1.0 / (1.0 - rate), u)
+
+    def product(x: Tracked, kernel: Tracked) -> Tracked:
+        _, gates, entries = keep.shape
+        left = x.reshape(-1, 1, entries) * keep * scale
+        y = einsum("ngf,fgu->ngu", left, kernel.reshape(entries, gates, -1))
+        return y.reshape(y.shape[0], -1)
+
+    return product
 
 
 @defines("Bidirectional")
