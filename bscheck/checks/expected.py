@@ -104,6 +104,20 @@ def total_loss(context: Context, part: Truth) -> Expected | None:
     return Expected(value, bound)
 
 
+def no_formula(context: Context) -> str | None:
+    """Return why NumPy cannot foretell the total loss of this subject; None where `total_loss` can."""
+    formulas, bench = losses_of(context), context.bench("float64")
+    lacks = ", and the training report has no other independent oracle"
+    return first_reason(
+        (None in formulas, f"the loss has no NumPy formula here{lacks}"),
+        (len(formulas) != context.traits.outputs, f"the outputs share one loss{lacks}"),
+        (
+            penalty(bench, bench.initial) is None,
+            f"losses that the model adds itself, or penalties other than L2, have no NumPy formula here{lacks}",
+        ),
+    )
+
+
 def metric_values(context: Context, part: Truth) -> dict[str, Expected]:
     """Return what each metric that has a formula must be, by the name that Keras reports it under."""
     names = list(getattr(context.bench("float64").model, "output_names", ()))
