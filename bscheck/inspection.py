@@ -176,7 +176,7 @@ def _found(context: Context, traits: Traits) -> list[str]:
         "a mask that reaches the loss" if traits.masked_loss else "",
         "penalties beside the loss" if traits.penalties else "",
         "sparse gradients (an embedding)" if traits.sparse_gradients else "",
-        "" if traits.double else "layers or inputs of a fixed dtype (no float64 twin)",
+        "" if traits.double else "layers, inputs or a loss of a fixed dtype (no float64 twin)",
         "dropout and noise switched off (still=True)" if context.subject.still else "",
         "a learning rate schedule" if _scheduled(context) else "",
         "a step of its own" if context.subject.step is not None else "",

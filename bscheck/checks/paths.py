@@ -23,6 +23,7 @@ from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array, Bench
 from bscheck.runtime.learner import Learner
 from bscheck.tolerance import TINY, rms
+from bscheck.traits import NO_TWIN
 
 #: Reference subjects: plain, with several outputs, with state that is not trained, with rows that are looked up.
 SUBJECTS = ("dense", "two_outputs", "batch_norm", "embedding")
@@ -65,7 +66,7 @@ def path_cases(context: Context) -> Any:
 def not_foretold(context: Context) -> str | None:
     """Return why two trainings on the same batches may differ."""
     return first_reason(
-        (not context.traits.double, "no float64 twin: the model fixes the dtype of a layer or an input"),
+        (not context.traits.double, NO_TWIN),
         (context.traits.stochastic, "training calls are random (dropout or noise): two runs differ by design"),
     )
 

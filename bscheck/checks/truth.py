@@ -15,6 +15,7 @@ from bscheck.runtime.bench import Array, Bench
 from bscheck.runtime.inference import Trainer, forward_function
 from bscheck.subject import map_leaves, take
 from bscheck.tolerance import UNIT_ROUNDOFF, Deviation, rms, rows
+from bscheck.traits import NO_TWIN
 
 #: Calibration rows: enough that not all of them round well by luck, few enough to be given one at a time.
 CALIBRATION = 16
@@ -233,6 +234,6 @@ def no_twin(context: Context) -> str | None:
         # A reference subject is sound: Keras before 3.5 cannot compute every loss in float64.
         return f"this Keras cannot compute the float64 twin: {error}"
     return first_reason(
-        (not traits.double, "no float64 twin: the model fixes the dtype of a layer or an input"),
+        (not traits.double, NO_TWIN),
         (bool(traits.stateful), "stateful recurrent layers carry one batch into the next"),
     )
