@@ -14,7 +14,7 @@ from bscheck.checks.truth import CALIBRATION, Truth, no_twin, trainer
 from bscheck.oracles.losses import Formula, of_loss, of_metric
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array
-from bscheck.runtime.inference import Trainer, penalty
+from bscheck.runtime.inference import Trainer, output_names, penalty
 from bscheck.subject import leaves, take
 from bscheck.tolerance import UNIT_ROUNDOFF, mean_over_examples, rms
 
@@ -120,7 +120,7 @@ def no_formula(context: Context) -> str | None:
 
 def metric_values(context: Context, part: Truth) -> dict[str, Expected]:
     """Return what each metric that has a formula must be, by the name that Keras reports it under."""
-    names = list(getattr(context.bench("float64").model, "output_names", ()))
+    names = output_names(context.bench("float64").model)
     ys, targets = leaves(part.y), leaves(part.targets)
     found: dict[str, Expected] = {}
     if weighs_steps(context):
@@ -186,7 +186,7 @@ def expected_values(context: Context, case: InferenceCase, part: Truth, names: S
 def output_loss_names(context: Context) -> list[str]:
     if context.traits.outputs < 2:
         return []
-    return [f"{name}_loss" for name in getattr(context.bench("float64").model, "output_names", ())]
+    return [f"{name}_loss" for name in output_names(context.bench("float64").model)]
 
 
 def compare_values(seen: Mapping[str, float], expected: Mapping[str, Expected], what: str) -> Reading:
