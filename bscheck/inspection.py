@@ -181,6 +181,9 @@ def _found(context: Context, traits: Traits) -> list[str]:
         "a learning rate schedule" if _scheduled(context) else "",
         "a step of its own" if context.subject.step is not None else "",
         "a train_step of its own" if _overridden(context, "train_step") else "",
+        "outputs whose loss Keras cannot weigh by one number for each example (cases run without weights)"
+        if context.refused_weights and context.subject.draw(0, 1)[2] is None
+        else "",
         f"loops of its own that refuse {', '.join(refused)}" if refused else "",
     ]
     return [words for words in said if words]

@@ -93,7 +93,7 @@ def fit_leaves_the_state_of_train_on_batch(context: Context, case: InferenceCase
     bench = context.bench(case.dtype)
     x, y, own = context.subject.draw(case.seed, case.examples)
     w = draw_sample_weights(case.seed, case.examples, case.weights)
-    w = weighed(own, w)
+    w = weighed(context, own, w)
     start = draw_weights(bench, case.seed, case.scale)
     learner = _learner(bench, case.mode)
     ends = []

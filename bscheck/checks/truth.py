@@ -109,8 +109,7 @@ def truth(context: Context, case: Any, *, training: bool = False, sample_weight:
         calibration = [np.concatenate([e, e[:count]]) for e in exact]
         rounding = [np.concatenate(pair) for pair in zip(rounding, seen, strict=True)]
         y = map_leaves(lambda a: np.concatenate([a, a[:count]]), y)
-    if own is not None:
-        sample_weight = weighed(own[:count], sample_weight)
+    sample_weight = weighed(context, None if own is None else own[:count], sample_weight)
     return Truth(
         x=take(x, slice(0, count)),
         y=take(y, slice(0, count)),

@@ -144,3 +144,18 @@ def test_a_loss_that_computes_in_float32_has_no_float64_twin() -> None:
     unbiased, accumulated = bscheck.run_checks(subject, checks=asked, profile="quick")
     assert "its loss computes in fewer bits" in str(unbiased)
     assert accumulated.verdict in ("passed", "not applicable"), str(accumulated)
+
+
+def sequences(seed: int, size: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(size, 5, 2)), rng.normal(size=(size, 5, 4))
+
+
+def test_weights_that_keras_cannot_take_are_not_held_against_a_model_of_sequences(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    subject = bscheck.Subject("sequences", build=recognizer, data=sequences, loss="mse", batch_sizes=(1, 2))
+    asked = ("accumulated_gradient_matches_large_batch", "evaluation_does_not_depend_on_batch_size")
+    for result in bscheck.run_checks(subject, checks=asked, profile="quick"):
+        assert result.verdict in ("passed", "known issue"), str(result)
+    assert "cannot weigh by one number for each example" in " ".join(capsys.readouterr().out.split())
