@@ -176,11 +176,14 @@ def _found(context: Context, traits: Traits) -> list[str]:
         "a mask that reaches the loss" if traits.masked_loss else "",
         "penalties beside the loss" if traits.penalties else "",
         "sparse gradients (an embedding)" if traits.sparse_gradients else "",
-        "" if traits.double else "layers or inputs of a fixed dtype (no float64 twin)",
+        "" if traits.double else "layers, inputs or a loss of a fixed dtype (no float64 twin)",
         "dropout and noise switched off (still=True)" if context.subject.still else "",
         "a learning rate schedule" if _scheduled(context) else "",
         "a step of its own" if context.subject.step is not None else "",
         "a train_step of its own" if _overridden(context, "train_step") else "",
+        "outputs whose loss Keras cannot weigh by one number for each example (cases run without weights)"
+        if context.refused_weights and context.subject.draw(0, 1)[2] is None
+        else "",
         f"loops of its own that refuse {', '.join(refused)}" if refused else "",
     ]
     return [words for words in said if words]

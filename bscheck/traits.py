@@ -11,7 +11,7 @@ import numpy as np
 
 from bscheck.errors import SubjectError, one_line
 from bscheck.runtime import keras_module
-from bscheck.runtime.bench import Bench, build_model, precision
+from bscheck.runtime.bench import Array, Bench, build_model, precision
 from bscheck.subject import Subject, leaves, map_leaves
 from bscheck.tolerance import rms
 
@@ -24,6 +24,10 @@ PROBE_EXAMPLES = 4
 #: A training output that moves by more than this share when only *other* examples change is coupled to them: the
 #: square root of the roundoff. Uncoupled models move by a few roundoffs, batch statistics by 1e-1.
 COUPLED = {"float64": 1e-8, "float32": 2.5e-4}
+
+
+#: Why a promise that needs a float64 twin does not apply, see `_double`.
+NO_TWIN = "no float64 twin: the model fixes the dtype of a layer or an input, or its loss computes in fewer bits"
 
 
 @dataclass(frozen=True)
@@ -122,29 +126,37 @@ def probe(subject: Subject, bench: Bench) -> Traits:
         recurrent=any(hasattr(layer, "cell") or hasattr(layer, "return_sequences") for layer in layers),
         sparse_gradients=any("Embedding" in (c.__name__ for c in type(layer).__mro__) for layer in layers)
         and bench.runtime.name == "tensorflow",
-        double=_double(bench, batch[0], stochastic),
+        double=_double(bench, batch, stochastic),
         penalties=_has_penalties(bench, batch),
     )
 
 
-def _double(bench: Bench, x: Any, stochastic: bool) -> bool:
-    """Whether nothing between weights and outputs is rounded to fewer bits than float64 has.
+def _double(bench: Bench, batch: Sequence[Any], stochastic: bool) -> bool:
+    """Whether nothing between weights and outputs, or the loss's gradient, is rounded to fewer bits than float64 has.
 
-    The outputs are a smooth function of the weights: moved twice as far along one line, they move by twice as much.
+    Both are smooth functions of the weights: moved twice as far along one line, they move by twice as much.
     Steps of 1e-7 of the weights are a million times above float64's rounding, and below float32's.
     """
     if not all(str(v.dtype) == "float64" for v in bench.model.trainable_variables):
         return False
     line = bench.initial + 0.1
-    seen = []
+    seen, slopes = [], []
     for step in (0.0, 1e-7, 2e-7) if not stochastic else (0.0,):
         bench.set_weights(line * (1 + step))
-        seen.append([np.asarray(leaf) for leaf in leaves(_outputs(bench, x, True))])
+        seen.append([np.asarray(leaf) for leaf in leaves(_outputs(bench, batch[0], True))])
+        if not stochastic:
+            slopes.append(bench.gradient(batch, bench.runtime.modes[0])[1])
     bench.set_weights(bench.initial)
     if any(leaf.dtype != np.float64 for leaf in seen[0]):
         return False
-    start, *moved = [np.concatenate([leaf.ravel() for leaf in outputs]) for outputs in seen]
-    return stochastic or rms(moved[1] - start - 2 * (moved[0] - start)) <= 1e-3 * rms(moved[1] - start)
+    return stochastic or (
+        _smooth(*(np.concatenate([leaf.ravel() for leaf in each]) for each in seen)) and _smooth(*slopes)
+    )
+
+
+def _smooth(start: Array, once: Array, twice: Array) -> bool:
+    """Whether twice the step makes twice the change; a thousand times float64's rounding of the values is let pass."""
+    return rms(twice - start - 2 * (once - start)) <= 1e-3 * rms(twice - start) + 1e-12 * rms(start)
 
 
 def check_builds(subject: Subject, bench: Bench) -> None:

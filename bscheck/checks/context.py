@@ -12,10 +12,10 @@ import numpy as np
 
 from bscheck.cases import SCALE_FACTORS, GradientCase
 from bscheck.checks import Param
-from bscheck.errors import BscheckError, SubjectError, unknown
+from bscheck.errors import BscheckError, SubjectError, one_line, unknown
 from bscheck.results.verdict import NotApplicable
 from bscheck.runtime import Runtime, current
-from bscheck.runtime.bench import Array, Bench
+from bscheck.runtime.bench import Array, Bench, precision
 from bscheck.runtime.environment import describe
 from bscheck.runtime.inference import refusals
 from bscheck.subject import Subject, map_leaves
@@ -70,6 +70,24 @@ def _traits(key: SubjectKey) -> Traits:
     except SubjectError:
         # Some losses of older releases mix dtypes in float64. What is wrong in float32 too is the subject's fault.
         return probe(key.subject, _bench(key, "float32"))
+
+
+@cached_in_process
+def _refused_weights(key: SubjectKey) -> str:
+    """Return why Keras cannot weigh this subject's examples, "" where it can.
+
+    Two sizes are tried: weights of as many examples as a sequence has steps would be taken for the steps'.
+    """
+    bench = _bench(key, "float64")
+    convert = bench.keras.ops.convert_to_tensor
+    for size in (2, 3):
+        x, y, _ = bench.cast(key.subject.draw(0, size))
+        try:
+            with precision(bench.dtype):
+                bench.loss(map_leaves(convert, x), map_leaves(convert, y), convert(np.ones(size)))
+        except Exception as error:
+            return one_line(error)
+    return ""
 
 
 @cached_in_process
@@ -170,6 +188,11 @@ class Context:
         """What probing found out about the subject; probed once in a process."""
         return _traits(SubjectKey(self.subject))
 
+    @property
+    def refused_weights(self) -> str:
+        """Why Keras cannot weigh the subject's examples by one number each, "" where it can."""
+        return _refused_weights(SubjectKey(self.subject))
+
     def bench(self, dtype: str) -> Bench:
         """Return the subject built at one precision; built once in a process."""
         return _bench(SubjectKey(self.subject), dtype)
@@ -217,15 +240,20 @@ def draw_micro_batches(context: Context, case: GradientCase) -> list[Batch]:
     total = sum(case.sizes)
     x, y, own = context.subject.draw(case.seed, total)
     w = draw_sample_weights(case.seed, total, case.weights)
-    w = weighed(own, w)
+    w = weighed(context, own, w)
     if case.outlier:
         x = map_leaves(lambda a: _with_outlier(np.asarray(a)), x)
     edges = np.concatenate([[0], np.cumsum(case.sizes)])
     return [(_cut(x, a, b), _cut(y, a, b), None if w is None else w[a:b]) for a, b in itertools.pairwise(edges)]
 
 
-def weighed(own: Array | None, w: Array | None) -> Array | None:
-    """Return the product of a subject's own sample weights (of examples, or of their steps) and a case's."""
+def weighed(context: Context, own: Array | None, w: Array | None) -> Array | None:
+    """Return the product of a subject's own sample weights (of examples, or of their steps) and a case's.
+
+    A case's are left out where the subject has none of its own and Keras cannot take them.
+    """
+    if own is None and w is not None and context.refused_weights:
+        return None
     if own is None or w is None:
         return w if own is None else own
     return own * w.reshape(-1, *(1,) * (own.ndim - 1))

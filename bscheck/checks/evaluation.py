@@ -12,8 +12,8 @@ from bscheck.checks.context import Context, draw_sample_weights
 from bscheck.checks.expected import (
     compare_values,
     expected_values,
-    losses_of,
     needs_a_mean,
+    no_formula,
     output_loss_names,
     output_losses,
     ready_trainer,
@@ -123,8 +123,7 @@ def step_corners(context: Context) -> Sequence[InferenceCase]:
     rest = replace(plain, batches=4, tail=1, weights="unequal")
     corners = (plain, replace(plain, batches=3), rest, replace(rest, earlier="evaluate"))
     # The history has no other oracle than the formulas: without them, evaluation alone is held to the promise.
-    foretold = None not in losses_of(context)
-    return (*corners, replace(rest, path="fit")) if foretold else corners
+    return corners if no_formula(context) else (*corners, replace(rest, path="fit"))
 
 
 @check(

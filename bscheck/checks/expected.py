@@ -14,7 +14,7 @@ from bscheck.checks.truth import CALIBRATION, Truth, no_twin, trainer
 from bscheck.oracles.losses import Formula, of_loss, of_metric
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array
-from bscheck.runtime.inference import Trainer, penalty
+from bscheck.runtime.inference import Trainer, output_names, penalty
 from bscheck.subject import leaves, take
 from bscheck.tolerance import UNIT_ROUNDOFF, mean_over_examples, rms
 
@@ -104,9 +104,23 @@ def total_loss(context: Context, part: Truth) -> Expected | None:
     return Expected(value, bound)
 
 
+def no_formula(context: Context) -> str | None:
+    """Return why NumPy cannot foretell the total loss of this subject; None where `total_loss` can."""
+    formulas, bench = losses_of(context), context.bench("float64")
+    lacks = ", and the training report has no other independent oracle"
+    return first_reason(
+        (None in formulas, f"the loss has no NumPy formula here{lacks}"),
+        (len(formulas) != context.traits.outputs, f"the outputs share one loss{lacks}"),
+        (
+            penalty(bench, bench.initial) is None,
+            f"losses that the model adds itself, or penalties other than L2, have no NumPy formula here{lacks}",
+        ),
+    )
+
+
 def metric_values(context: Context, part: Truth) -> dict[str, Expected]:
     """Return what each metric that has a formula must be, by the name that Keras reports it under."""
-    names = list(getattr(context.bench("float64").model, "output_names", ()))
+    names = output_names(context.bench("float64").model)
     ys, targets = leaves(part.y), leaves(part.targets)
     found: dict[str, Expected] = {}
     if weighs_steps(context):
@@ -173,7 +187,7 @@ def expected_values(context: Context, case: InferenceCase, part: Truth, names: S
 def output_loss_names(context: Context) -> list[str]:
     if context.traits.outputs < 2:
         return []
-    return [f"{name}_loss" for name in getattr(context.bench("float64").model, "output_names", ())]
+    return [f"{name}_loss" for name in output_names(context.bench("float64").model)]
 
 
 def compare_values(seen: Mapping[str, float], expected: Mapping[str, Expected], what: str) -> Reading:

@@ -32,6 +32,7 @@ from bscheck.tolerance import (
     rms,
     weighted_size,
 )
+from bscheck.traits import NO_TWIN
 
 #: Splits for backends that compile every shape anew: all splits of up to 4 examples, so that the micro-batches
 #: and their sums make 4 shapes.
@@ -89,7 +90,7 @@ def loses_meaning(context: Context) -> str | None:
 def needs_double(context: Context) -> str | None:
     """Return why the promise does not apply where it needs a float64 twin of the subject."""
     if not context.traits.double:
-        return "no float64 twin: the model fixes the dtype of a layer or an input"
+        return NO_TWIN
     return loses_meaning(context)
 
 

@@ -14,9 +14,9 @@ from bscheck.checks.context import Context, draw_sample_weights, first_reason, r
 from bscheck.checks.expected import (
     Expected,
     compare_values,
-    losses_of,
     metric_values,
     needs_a_mean,
+    no_formula,
     ready_trainer,
     total_loss,
 )
@@ -38,13 +38,9 @@ def unsteady(context: Context) -> str | None:
     """Return why a training call's report cannot be foretold."""
     if reason := needs_a_mean(context):
         return reason
-    return first_reason(
-        (context.traits.stochastic, "training calls are random (dropout or noise)"),
-        (
-            None in losses_of(context),
-            "the loss has no NumPy formula here, and the training report has no other independent oracle",
-        ),
-    )
+    if context.traits.stochastic:
+        return "training calls are random (dropout or noise)"
+    return no_formula(context)
 
 
 def history_cases(context: Context) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from bscheck.cases import Case, LearningCase, VarianceCase, seeds
 from bscheck.checks import Param, check
-from bscheck.checks.context import Context, cached_in_process
+from bscheck.checks.context import Context, cached_in_process, require
 from bscheck.checks.run import current_settings
 from bscheck.checks.variance import coupled_or_double, enumerate_gradients, variance_cases, variance_corners
 from bscheck.measure.equivalence import interval, share_interval
@@ -59,6 +59,7 @@ def noise_scale_estimator_is_unbiased(context: Context, case: VarianceCase) -> R
     estimated = (small - large) / (1 / b - 1 / n)
     signal = (n * large - b * small) / (n - b)
     size = float(np.mean(np.sum(found.single**2, axis=1))) * n
+    require(size > 0, "every example's gradient is zero")
     # Rounding of a gradient enters twice, times its length, and is then divided by 1/B - 1/N.
     error = math.sqrt(
         sum(r**2 * p.size for r, p in zip(found.rounding, context.bench("float64").split(found.full), strict=True))

@@ -23,6 +23,7 @@ from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array, Bench
 from bscheck.runtime.learner import Learner
 from bscheck.tolerance import TINY, rms
+from bscheck.traits import NO_TWIN
 
 #: Reference subjects: plain, with several outputs, with state that is not trained, with rows that are looked up.
 SUBJECTS = ("dense", "two_outputs", "batch_norm", "embedding")
@@ -65,7 +66,7 @@ def path_cases(context: Context) -> Any:
 def not_foretold(context: Context) -> str | None:
     """Return why two trainings on the same batches may differ."""
     return first_reason(
-        (not context.traits.double, "no float64 twin: the model fixes the dtype of a layer or an input"),
+        (not context.traits.double, NO_TWIN),
         (context.traits.stochastic, "training calls are random (dropout or noise): two runs differ by design"),
     )
 
@@ -92,7 +93,7 @@ def fit_leaves_the_state_of_train_on_batch(context: Context, case: InferenceCase
     bench = context.bench(case.dtype)
     x, y, own = context.subject.draw(case.seed, case.examples)
     w = draw_sample_weights(case.seed, case.examples, case.weights)
-    w = weighed(own, w)
+    w = weighed(context, own, w)
     start = draw_weights(bench, case.seed, case.scale)
     learner = _learner(bench, case.mode)
     ends = []

@@ -15,6 +15,7 @@ from bscheck.runtime.bench import Array, Bench
 from bscheck.runtime.inference import Trainer, forward_function
 from bscheck.subject import map_leaves, take
 from bscheck.tolerance import UNIT_ROUNDOFF, Deviation, rms, rows
+from bscheck.traits import NO_TWIN
 
 #: Calibration rows: enough that not all of them round well by luck, few enough to be given one at a time.
 CALIBRATION = 16
@@ -108,8 +109,7 @@ def truth(context: Context, case: Any, *, training: bool = False, sample_weight:
         calibration = [np.concatenate([e, e[:count]]) for e in exact]
         rounding = [np.concatenate(pair) for pair in zip(rounding, seen, strict=True)]
         y = map_leaves(lambda a: np.concatenate([a, a[:count]]), y)
-    if own is not None:
-        sample_weight = weighed(own[:count], sample_weight)
+    sample_weight = weighed(context, None if own is None else own[:count], sample_weight)
     return Truth(
         x=take(x, slice(0, count)),
         y=take(y, slice(0, count)),
@@ -233,6 +233,6 @@ def no_twin(context: Context) -> str | None:
         # A reference subject is sound: Keras before 3.5 cannot compute every loss in float64.
         return f"this Keras cannot compute the float64 twin: {error}"
     return first_reason(
-        (not traits.double, "no float64 twin: the model fixes the dtype of a layer or an input"),
+        (not traits.double, NO_TWIN),
         (bool(traits.stateful), "stateful recurrent layers carry one batch into the next"),
     )

@@ -103,7 +103,7 @@ def _enumeration(key: SubjectKey, case: VarianceCase) -> Enumeration:
 def _examples(context: Context, case: VarianceCase) -> tuple[Any, Any, Array | None]:
     x, y, own = context.subject.draw(case.seed, case.examples)
     w = draw_sample_weights(case.seed, case.examples, case.weights)
-    w = weighed(own, w)
+    w = weighed(context, own, w)
     weighted = w is not None and context.traits.reduction == "weighted mean"
     require(not weighted, "the loss divides by each batch's own sum of weights, so its gradient is no mean")
     return x, y, w

@@ -108,7 +108,8 @@ def _built(subject: Subject, dtype: str, seeder: Seeder) -> Any:
             raise SubjectError(
                 f"Subject {subject.name!r}: build() must return a keras.Model; got {type(model).__name__}"
             )
-        if not model.built:
+        # Keras takes build(shape) of a class without a build() of its own for done, whatever its layers are.
+        if not all(layer.built for layer in model._flatten_layers()):
             x, _, _ = subject.draw(0, 2)
             try:
                 model(map_leaves(keras.ops.convert_to_tensor, x))
@@ -116,6 +117,10 @@ def _built(subject: Subject, dtype: str, seeder: Seeder) -> Any:
                 raise SubjectError(
                     f"Subject {subject.name!r}: the model cannot be called on its data: {one_line(error)}"
                 ) from error
+    if not model.trainable_variables:
+        raise SubjectError(
+            f"Subject {subject.name!r}: build() returns a model without trainable weights; one at least is needed"
+        )
     if subject.still:
         for layer, rate in noisy_layers(model):
             setattr(layer, rate, 0.0)

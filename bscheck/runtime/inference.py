@@ -12,7 +12,7 @@ import numpy as np
 
 from bscheck.errors import one_line
 from bscheck.runtime import current, keras_module
-from bscheck.runtime.bench import Array, Bench, build_model, precision
+from bscheck.runtime.bench import Array, Bench, build_model, precision, renumbered
 from bscheck.subject import examples, leaves, map_leaves
 
 
@@ -114,14 +114,14 @@ class Trainer:
         """Return what ``evaluate`` reports."""
         with precision(self.bench.dtype), quiet():
             logs = self.model.evaluate(**stream(batch, batch_size, source), verbose=0, return_dict=True)
-        return numbers(logs)
+        return self._report(logs)
 
     def fit(self, batch: Sequence[Any], batch_size: int, source: str, shuffle: bool = False) -> Mapping[str, float]:
         """Return the history of one epoch."""
         with precision(self.bench.dtype), quiet():
             arguments = stream(batch, batch_size, source)
             history = self.model.fit(**arguments, shuffle=shuffle, epochs=1, verbose=0).history
-        return numbers({name: values[-1] for name, values in history.items()})
+        return self._report({name: values[-1] for name, values in history.items()})
 
     def fit_and_validate(
         self, batch: Sequence[Any], held_out: Sequence[Any], batch_size: int, source: str, epochs: int
@@ -134,18 +134,23 @@ class Trainer:
         with precision(self.bench.dtype), quiet():
             arguments = stream(batch, batch_size, "arrays")
             history = self.model.fit(**arguments, **options, shuffle=False, epochs=epochs, verbose=0).history
-        return [numbers({name: values[epoch] for name, values in history.items()}) for epoch in range(epochs)]
+        return [self._report({name: values[epoch] for name, values in history.items()}) for epoch in range(epochs)]
 
     def on_batch(self, path: str, batch: Sequence[Any]) -> Mapping[str, float]:
         """Return what ``train_on_batch`` or ``test_on_batch`` reports."""
         x, y, w = batch
         with precision(self.bench.dtype):
-            return numbers(getattr(self.model, path)(x, y, sample_weight=w, return_dict=True))
+            return self._report(getattr(self.model, path)(x, y, sample_weight=w, return_dict=True))
 
     def alone(self, path: str, batch: Sequence[Any]) -> Mapping[str, float]:
         """Return what a batch reports when every metric was emptied before."""
         self.model.reset_metrics()
         return self.on_batch(path, batch)
+
+    def _report(self, logs: Mapping[str, Any] | None) -> dict[str, float]:
+        """Return a report as numbers, under names that are the same in every model of the subject."""
+        names = dict(zip(getattr(self.model, "output_names", None) or (), output_names(self.model), strict=True))
+        return {_renamed(name, names): value for name, value in numbers(logs).items()}
 
 
 @dataclass(frozen=True)
@@ -244,6 +249,19 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your input ran out of data")
         yield
+
+
+def output_names(model: Any) -> list[str]:
+    """Return the names of a model's outputs, with the numbers that Keras gave begun anew in this model."""
+    numbered = renumbered(model)
+    return [numbered.get(name, name) for name in getattr(model, "output_names", None) or ()]
+
+
+def _renamed(reported: str, names: Mapping[str, str]) -> str:
+    """Return the name of a reported number with its output's name replaced; the longest that fits is meant."""
+    held_out, name = ("val_", reported[4:]) if reported.startswith("val_") else ("", reported)
+    output = max((old for old in names if name.startswith(f"{old}_")), key=len, default="")
+    return f"{held_out}{names.get(output, '')}{name.removeprefix(output)}"
 
 
 def numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
