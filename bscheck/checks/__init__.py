@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -236,7 +237,9 @@ def check(
         name = function.__name__
         promise = (inspect.getdoc(function) or "").split("\n")[0].strip().rstrip(".")
         if not promise:
-            raise BscheckError(f"check {name!r}: the docstring's first line must state the promise")
+            stripped = "; Python was started with -OO, which strips docstrings: use -O or neither"
+            hint = stripped if sys.flags.optimize > 1 else ""
+            raise BscheckError(f"check {name!r}: the docstring's first line must state the promise{hint}")
         if name in _REGISTRY and _REGISTRY[name].function.__module__ != function.__module__:
             where = _REGISTRY[name].function.__module__
             raise BscheckError(f"check {name!r} is registered already, by {where}; choose another name")
