@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,8 +21,9 @@ def group(nodeid: str) -> str:
 
 def scheduler(config: Any, log: Any) -> Any:
     """Return a scheduler of `group`s for a run of the gate, or None: xdist's own, or what ``--dist`` asks for."""
-    asked = [PurePosixPath(str(argument).partition("::")[0].replace(".gate", "/gate")) for argument in config.args]
-    if config.getoption("dist", "load") != "load" or not any("bscheck" in p.parts and "gate" in p.parts for p in asked):
+    asked = (str(argument).partition("::")[0].replace("bscheck.gate", "bscheck/gate") for argument in config.args)
+    gate = any(("bscheck", "gate") in itertools.pairwise(PurePosixPath(path).parts) for path in asked)
+    if config.getoption("dist", "load") != "load" or not gate:
         return None
     from xdist.scheduler.loadscope import LoadScopeScheduling
 

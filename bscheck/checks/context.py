@@ -190,8 +190,8 @@ class Context:
 
     @property
     def refused_weights(self) -> str:
-        """Why Keras cannot weigh the subject's examples by one number each, "" where it can."""
-        return _refused_weights(SubjectKey(self.subject))
+        """Why Keras cannot weigh a team's examples by one number each, "" where it can; those of the gate it can."""
+        return "" if self.given is None else _refused_weights(SubjectKey(self.subject))
 
     def bench(self, dtype: str) -> Bench:
         """Return the subject built at one precision; built once in a process."""

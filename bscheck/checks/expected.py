@@ -10,7 +10,7 @@ import numpy as np
 
 from bscheck.cases import InferenceCase
 from bscheck.checks.context import Context, first_reason
-from bscheck.checks.truth import CALIBRATION, Truth, no_twin, trainer
+from bscheck.checks.truth import CALIBRATION, Truth, no_twin, trainer, truth
 from bscheck.oracles.losses import Formula, of_loss, of_metric
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array
@@ -108,7 +108,7 @@ def no_formula(context: Context) -> str | None:
     """Return why NumPy cannot foretell the total loss of this subject; None where `total_loss` can."""
     formulas, bench = losses_of(context), context.bench("float64")
     lacks = ", and the training report has no other independent oracle"
-    return first_reason(
+    lacking = first_reason(
         (None in formulas, f"the loss has no NumPy formula here{lacks}"),
         (len(formulas) != context.traits.outputs, f"the outputs share one loss{lacks}"),
         (
@@ -116,6 +116,16 @@ def no_formula(context: Context) -> str | None:
             f"losses that the model adds itself, or penalties other than L2, have no NumPy formula here{lacks}",
         ),
     )
+    if lacking is None:
+        total = total_loss(context, truth(context, InferenceCase(mode=context.runtime.modes[0])))
+        if total is not None and not settled(total):
+            lacking = f"what the loss is of these predictions is open (clipped, or no distribution){lacks}"
+    return lacking
+
+
+def settled(expected: Expected) -> bool:
+    """Whether a formula bounds anything: probabilities may leave a cross-entropy open, see `bscheck.oracles.losses`."""
+    return expected.bound <= 1 + abs(expected.value)
 
 
 def metric_values(context: Context, part: Truth) -> dict[str, Expected]:
@@ -176,7 +186,7 @@ def expected_values(context: Context, case: InferenceCase, part: Truth, names: S
     known = metric_values(context, part)
     total = total_loss(context, part)
     # Where the loss's definition leaves these predictions open (clipped probabilities), the twin tells it.
-    if total is not None and total.bound <= 1 + abs(total.value):
+    if total is not None and settled(total):
         known["loss"] = total
     wanted = [n for n in names if n not in known and n not in output_loss_names(context)]
     if wanted or "loss" not in known:
