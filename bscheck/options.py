@@ -37,6 +37,9 @@ OPTIONS: tuple[tuple[str, str | None, bool, str], ...] = (
     ("time-budget", "SECONDS", False, "seconds that one check may take on a subject of yours (default 300)"),
 )
 
+#: Options whose value names a file or a folder.
+FILES = ("known-issues", "record", "repro", "timing-baseline")
+
 
 @dataclass(frozen=True)
 class Options:

@@ -110,6 +110,32 @@ class Given:
         return cls({name: config.getoption(f"bscheck_{name}") for name in names})
 
 
+#: Where pytest finds its settings, and bscheck those of a project.
+_SETTINGS = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+
+
+def _settings_were_found(config: pytest.Config) -> None:
+    """Refuse a run whose settings pytest looked for in the wrong place.
+
+    It looks before it knows a plugin's options, and takes an existing file after ``--option FILE`` for a test's place:
+    a record of an earlier run, outside the project, would silently cost the project's own settings.
+    """
+    from bscheck.options import FILES, option
+
+    here = config.invocation_params.dir
+    found = config.inipath is not None and config.inipath.parent in (here, *here.parents)
+    meant = next((f for at in (here, *here.parents) for name in _SETTINGS if (f := at / name).is_file()), None)
+    if found or meant is None or config.option.rootdir or config.option.inifilename:
+        return
+    arguments = [str(a) for a in config.invocation_params.args]
+    for given, value in zip(arguments, arguments[1:], strict=False):
+        if given in map(option, FILES) and (here / value).exists():
+            raise BscheckError(
+                f"pytest takes the file after {given} for a test's place and does not see the settings in {meant}: "
+                f"write {given}={value}"
+            )
+
+
 @dataclass(eq=False)  # pluggy keeps its plugins in sets
 class Session:
     """What one pytest session knows of bscheck: nothing, until the first of its items is collected."""
@@ -156,6 +182,8 @@ class Session:
         from bscheck.options import parse_given
 
         try:
+            if not self.is_worker:
+                _settings_were_found(self.config)
             record = parse_given(Given.to(self.config).values).get("record")
             if record is not None and not self.is_worker:
                 from bscheck.results.record import check_writable

@@ -217,7 +217,7 @@ def test_record_is_written_when_the_run_is_interrupted(
         (["--bscheck-known-issues=none.toml"], "--bscheck-known-issues: there is no file *none.toml"),
         (
             ["--bscheck-record=no/folder/r.json"],
-            "record *r.json: cannot be written: No such file *",
+            "record *r.json: there is no folder *folder; make it first",
         ),
         (["--bscheck-record=."], "record *: is a folder; give the name of a file"),
         (["--bscheck-require-gpu"], "--bscheck-require-gpu: tensorflow sees no GPU here"),
@@ -232,6 +232,20 @@ def test_bad_option_is_one_line_and_exit_code_4(
     result.stderr.fnmatch_lines([f"ERROR: bscheck: {line}"])
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
     assert "INTERNALERROR" not in result.stdout.str()
+
+
+def test_record_outside_that_hides_the_projects_settings_is_refused(
+    project: pytest.Pytester, tmp_path: Path
+) -> None:
+    project.makepyprojecttoml('[tool.pytest.ini_options]\ntestpaths = ["."]\n')
+    record = tmp_path / "elsewhere" / "r.json"
+    record.parent.mkdir()
+    run(project, "--bscheck-record", str(record)).stdout.fnmatch_lines(["record: *r.json (3 results)"])
+    result = run(project, "--bscheck-record", str(record))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    line = "ERROR: bscheck: pytest takes the file after --bscheck-record for a test's place *: write --bscheck-record=*"
+    result.stderr.fnmatch_lines([line])
+    run(project, f"--bscheck-record={record}").stdout.fnmatch_lines(["record: *r.json (3 results)"])
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,8 @@ def check_writable(path: Path) -> None:
     """Raise a `RecordError` if a record could not be written there at the end of the run."""
     if path.is_dir():
         raise RecordError(f"record {path}: is a folder; give the name of a file")
+    if not path.parent.exists():
+        raise RecordError(f"record {path}: there is no folder {path.parent}; make it first")
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
