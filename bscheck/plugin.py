@@ -10,6 +10,7 @@ import atexit
 import functools
 import gc
 import hashlib
+import itertools
 import json
 import signal
 import sys
@@ -128,7 +129,7 @@ def _settings_were_found(config: pytest.Config) -> None:
     if found or meant is None or config.option.rootdir or config.option.inifilename:
         return
     arguments = [str(a) for a in config.invocation_params.args]
-    for given, value in zip(arguments, arguments[1:], strict=False):
+    for given, value in itertools.pairwise(arguments):
         if given in map(option, FILES) and (here / value).exists():
             raise BscheckError(
                 f"pytest takes the file after {given} for a test's place and does not see the settings in {meant}: "

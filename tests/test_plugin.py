@@ -9,6 +9,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -234,9 +235,7 @@ def test_bad_option_is_one_line_and_exit_code_4(
     assert "INTERNALERROR" not in result.stdout.str()
 
 
-def test_record_outside_that_hides_the_projects_settings_is_refused(
-    project: pytest.Pytester, tmp_path: Path
-) -> None:
+def test_record_outside_that_hides_the_projects_settings_is_refused(project: pytest.Pytester, tmp_path: Path) -> None:
     project.makepyprojecttoml('[tool.pytest.ini_options]\ntestpaths = ["."]\n')
     record = tmp_path / "elsewhere" / "r.json"
     record.parent.mkdir()

@@ -183,7 +183,7 @@ def compiled_corners(context: Context) -> Sequence[CompiledMetricCase]:
     params=model_params,
     corners=compiled_corners,
     applies=no_variant,
-    examples=(1, 2, 100),
+    examples=(1, 1, 100),
     per_subject=False,
     catches="a metric that is wrong only inside a model: its weights lost on the way, one output's metrics given to "
     "another, a name that stands for another metric, a batch of one size left out, a mean of batches",

@@ -196,14 +196,14 @@ def stream_reading(case: StreamCase, source: str, *, counted: bool = True) -> Re
 
     Without `counted`, what the optimizer counts is passed over: one defect, one promise broken.
     """
-    ledger = _weighed(draw(case.seed, case.examples, case.weights != "none"), case)
+    ledger = weighed(draw(case.seed, case.examples, case.weights != "none"), case)
     student = trainee(case.micro_batches, case.mode, case.steps_per_execution)
     student.reset(ledger)
     _train(student, ledger, case, source)
     return judge(ledger, student.journal(), passes(case), case, counted)
 
 
-def _weighed(ledger: Ledger, case: StreamCase) -> Ledger:
+def weighed(ledger: Ledger, case: StreamCase) -> Ledger:
     """Return the ledger, the largest class without a weight of its own where the case says so."""
     if case.weights != "class_partly":
         return ledger
@@ -214,10 +214,16 @@ def _weighed(ledger: Ledger, case: StreamCase) -> Ledger:
 
 def _train(student: Trainee, ledger: Ledger, case: StreamCase, source: str) -> None:
     parts = [ledger.x.astype("float32"), ledger.y.astype("float32")]
-    options: dict[str, Any] = {"epochs": case.epochs, "initial_epoch": case.first_epoch, "shuffle": False}
     if case.weights == "sample":
         parts.append(ledger.w.astype("float32"))
-    elif case.weights != "none":
+    options = options_of(ledger, case, source)
+    student.fit(given(source, tuple(parts), case.batch_size, endless="steps_per_epoch" in options), **options)
+
+
+def options_of(ledger: Ledger, case: StreamCase, source: str) -> dict[str, Any]:
+    """Return the options of ``fit`` that a case gives beside its examples."""
+    options: dict[str, Any] = {"epochs": case.epochs, "initial_epoch": case.first_epoch, "shuffle": False}
+    if case.weights.startswith("class"):
         named = {int(label): float(w) for label, w in zip(ledger.y[:, 0], ledger.w, strict=True)}
         if case.weights == "class_partly":
             del named[max(named)]
@@ -229,7 +235,7 @@ def _train(student: Trainee, ledger: Ledger, case: StreamCase, source: str) -> N
     batches = -(-case.examples // case.batch_size)
     if case.steps or (source == "generator" and case.epochs - case.first_epoch > 1):
         options["steps_per_epoch"] = case.steps or batches
-    student.fit(given(source, tuple(parts), case.batch_size, endless="steps_per_epoch" in options), **options)
+    return options
 
 
 def passes(case: StreamCase) -> list[list[list[int]]]:

@@ -60,7 +60,7 @@ def evaluation_corners(context: Context) -> Sequence[InferenceCase]:
     cases=evaluation_cases,
     corners=evaluation_corners,
     applies=needs_a_mean,
-    examples=(2, 2, 200),
+    examples=(1, 1, 200),
     catches="a loss or metric averaged over batches instead of examples, a wrong denominator (counts, "
     "weights), a tail that counts as a full batch, a batch counted twice or not at all, a metric that an "
     "earlier call left filled",

@@ -257,7 +257,7 @@ def in_words(bench: Bench, deviation: Deviation, cause: str = "") -> Reading:
     cases=float32_cases,
     corners=simple_corners,
     applies=needs_double,
-    examples=(4, 8, 400),
+    examples=(4, 4, 400),
     catches="a loss, a layer or an automatic derivative whose gradient of a batch is not the weighted mean of its "
     "examples' gradients: a wrong denominator, a penalty divided twice, a neighbour's influence",
     formula="float64: rms(a-f) <= max(1e-10 (rms S + 1e-3 rms S_all), 64*2^-29 max(rms(f32-f64), ...)), "
@@ -320,7 +320,7 @@ def one_update(window: Window, k: int) -> Reading | None:
     cases=ragged_window_cases,
     corners=window_corners,
     applies=step_hides_its_gradients,
-    examples=(4, 10, 400),
+    examples=(4, 6, 400),
     catches="an accumulator that scales, drops, repeats or leaks a micro-batch, or adds in too low a precision",
     formula="|a - sum p_j G_j| <= 2 u (k+2) sum p_j |G_j| + 1e-37, p_j = 1/k, elementwise, with the step's own G_j",
     source="Higham, Accuracy and Stability of Numerical Algorithms, section 4.2 (error of a sum); Keras documents "
@@ -363,7 +363,7 @@ def _suspect_micro_batch(applied: Array, micro: Array) -> str:
     cases=window_cases,
     corners=window_corners,
     applies=needs_double,
-    examples=(4, 8, 400),
+    examples=(4, 5, 400),
     catches="a step whose accumulated gradient is not the large batch's: a sum for a mean, a ragged micro-batch "
     "weighed as a full one, a dropped or doubled micro-batch, a penalty counted k times",
     formula="sigma = max(|f-r|, |sqrt(sum (p_j (G_j-R_j))^2)|, u |S|, 1e-3 u |S_all|); |a-r| <= 6 sigma in rms and "
@@ -447,7 +447,7 @@ def ragged_corners(context: Context) -> Sequence[Case]:
     cases=ragged_only,
     corners=ragged_corners,
     applies=uses_own_step,
-    examples=(3, 6, 200),
+    examples=(3, 4, 200),
     catches="a ragged window that is neither Keras's documented mean of means nor anything else that is documented",
     formula="|a - (1/k) sum R_j| <= 6 sigma, R_j the micro-batch gradients in float64",
     source="keras.io/api/optimizers: gradient_accumulation_steps uses 'the average value of the gradients'",
@@ -513,7 +513,7 @@ def _integer_bench() -> Bench:
     cases=integer_cases,
     params=integer_params,
     corners=integer_corners,
-    examples=(3, 8, 100),
+    examples=(3, 5, 100),
     per_subject=False,
     catches="any error at all, however small: integers, ReLU and a sum are exact in float32, so nothing may differ",
     formula="k a = f bit for bit, with no tolerance",

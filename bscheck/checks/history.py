@@ -96,7 +96,7 @@ def history_corners(context: Context) -> Sequence[InferenceCase]:
     cases=history_cases,
     corners=history_corners,
     applies=unsteady,
-    examples=(2, 3, 300),
+    examples=(2, 2, 300),
     catches="train_on_batch or test_on_batch that report the running mean over earlier calls; a history of "
     "fit that averages over batches, forgets the tail, or counts what was there before the epoch",
     formula="as for evaluation, on each batch alone for train_on_batch and test_on_batch, over all examples "

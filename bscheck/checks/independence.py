@@ -181,7 +181,7 @@ def prediction_corners(context: Context) -> Sequence[InferenceCase]:
     cases=prediction_cases,
     corners=prediction_corners,
     applies=no_twin,
-    examples=(2, 4, 200),
+    examples=(2, 3, 200),
     catches="rows that are lost, doubled or out of order; a ragged tail, an odd size or a size of one that "
     "is computed otherwise; a layer or a loop that lets one row see another",
     formula="|p-r| <= 6 sigma in rms and <= 8 sigma in the maximum norm; r: the float64 twin, one example "
@@ -240,7 +240,7 @@ def influence_corners(context: Context) -> Sequence[InfluenceCase]:
     cases=influence_cases,
     corners=influence_corners,
     applies=no_twin,
-    examples=(5, 16, 400),
+    examples=(5, 10, 400),
     catches="a layer that mixes rows of a batch: statistics over the batch at inference, a softmax, a mask, "
     "a state or a sort over the wrong axis; in training too, where no layer is documented to use batch "
     "statistics",
@@ -255,9 +255,9 @@ def examples_do_not_influence_each_other(context: Context, case: InfluenceCase) 
     expected = truth(context, case, training=case.training)
     bench = context.bench(case.dtype)
     call = forward(bench, case.training, case.mode)
-    chosen, mixed = _mixed(context, case, expected.x)
+    chosen, among = mixed(context, case, expected.x)
     bench.set_weights(expected.weights)
-    seen = [o[chosen] for o in call(mixed)]
+    seen = [o[chosen] for o in call(among)]
     if case.training and context.traits.batch_statistics:
         bench.set_weights(expected.weights)
         return _coupling([o[: len(chosen)] for o in call(expected.x)], seen, context.traits.batch_statistics)
@@ -265,7 +265,7 @@ def examples_do_not_influence_each_other(context: Context, case: InfluenceCase) 
     return compare_rows(seen, replace(expected, rows=rows_kept), "the output")
 
 
-def _mixed(context: Context, case: InfluenceCase, x: Any) -> tuple[Array, Any]:
+def mixed(context: Context, case: InfluenceCase, x: Any) -> tuple[Array, Any]:
     """Return where the kept examples end up, and the batch with the others changed."""
     n, kept = case.examples, case.kept
     rng = np.random.default_rng((case.seed, 5))
@@ -277,10 +277,10 @@ def _mixed(context: Context, case: InfluenceCase, x: Any) -> tuple[Array, Any]:
     bench = context.bench(case.dtype)
     other, _, _ = bench.cast(context.subject.draw(case.seed + 1, n))
     factor = 1000 if case.change == "huge" else 1
-    mixed = map_leaves(lambda a: a * factor if a.dtype.kind == "f" else a, other)
-    for target, source in zip(leaves(mixed), leaves(x), strict=True):
+    batch = map_leaves(lambda a: a * factor if a.dtype.kind == "f" else a, other)
+    for target, source in zip(leaves(batch), leaves(x), strict=True):
         target[:kept] = source[:kept]
-    return np.arange(kept), mixed
+    return np.arange(kept), batch
 
 
 def _coupling(alone: Sequence[Array], seen: Sequence[Array], layers: Sequence[str]) -> Reading:
@@ -374,7 +374,7 @@ def _without_padding(padded: Array, alone: Sequence[Array], lengths: Array) -> t
     params=masked_subjects,
     corners=padding_corners,
     applies=no_masking,
-    examples=(5, 16, 400),
+    examples=(5, 8, 400),
     catches="a recurrent layer, wrapper or pooling that lets masked steps move its state, its count or its output",
     formula="as for predictions; r: the float64 twin on each sequence alone, its masked steps cut off",
     source="keras.io/guides/understanding_masking_and_padding: masked steps are 'skipped when processing the data'",

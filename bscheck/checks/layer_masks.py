@@ -86,14 +86,8 @@ def mask_corners(context: Context) -> Sequence[LayerMaskCase]:
 def masked_steps_change_nothing(context: Context, case: LayerMaskCase) -> Reading:
     """What stands in masked time steps, and how many are appended, changes no output and no gradient."""
     bench = bench_of(context, case)
-    rows = take(bench.arguments(case.seed), slice(0, case.examples))
-    masks = _masks(bench.construction, rows)
-    zeros = _filled(bench.construction, rows, masks, lambda shape: np.zeros(shape))
-    rng = random(case.seed, 10)
-    garbage = _filled(bench.construction, rows, masks, lambda shape: 3 * rng.standard_normal(shape))
-    garbage = _padded(bench.construction, garbage, case.padding, rng)
+    zeros, garbage, valid = masked_pair(bench, case)
     rig = bench.rig(bench.exact)
-    valid = masks[0]
     what = f"with {case.padding} more masked steps" if case.padding else "with other values in the masked steps"
     what += ", in a graph for any batch size" if case.traced else ""
     expected = _valid(rig.call(zeros), valid, bench.construction.steps, valid.shape[1])
@@ -102,6 +96,16 @@ def masked_steps_change_nothing(context: Context, case: LayerMaskCase) -> Readin
     if case.gradient:
         readings.append(_gradients(bench, case, zeros, garbage, expected, valid, what))
     return worst(readings)
+
+
+def masked_pair(bench: LayerBench, case: LayerMaskCase) -> tuple[Arguments, Arguments, Array]:
+    """Return sequences with zeros in their masked steps, with garbage there and after them, and the first's mask."""
+    rows = take(bench.arguments(case.seed), slice(0, case.examples))
+    masks = _masks(bench.construction, rows)
+    zeros = _filled(bench.construction, rows, masks, lambda shape: np.zeros(shape))
+    rng = random(case.seed, 10)
+    garbage = _filled(bench.construction, rows, masks, lambda shape: 3 * rng.standard_normal(shape))
+    return zeros, _padded(bench.construction, garbage, case.padding, rng), masks[0]
 
 
 def _masks(construction: Construction, arguments: Arguments) -> list[Array]:
@@ -148,16 +152,22 @@ def _with_leaves(args: tuple[Any, ...], leaves: Sequence[Array]) -> tuple[Any, .
     return tuple([next(rest) for _ in part] if isinstance(part, list) else next(rest) for part in args)
 
 
+def kept_steps(shape: tuple[int, ...], mask: Array, steps: str, length: int) -> Array | None:
+    """Return which steps of an output are not masked; None for an output that is one for the whole sequence."""
+    if steps == "whole" or len(shape) < 3 or shape[1] != length:
+        return None
+    there = _longer(mask, length - mask.shape[1])
+    return there[:, ::-1] if steps == "reversed" else there
+
+
 def _valid(outputs: Sequence[Array], mask: Array, steps: str, length: int) -> list[Array]:
     """Return outputs with the masked steps' own set to zero and those appended cut off."""
     found = []
     for output in outputs:
-        if steps == "whole" or output.ndim < 3 or output.shape[1] != length:
+        there = kept_steps(output.shape, mask, steps, length)
+        if there is None:
             found.append(output)
             continue
-        there = _longer(mask, length - mask.shape[1])
-        if steps == "reversed":
-            there = there[:, ::-1]
         kept = np.where(there.reshape(*there.shape, *(1,) * (output.ndim - 2)), output, 0.0)
         cut = mask.shape[1]
         found.append(kept[:, length - cut :] if steps == "reversed" else kept[:, :cut])

@@ -33,7 +33,7 @@ def not_known(context: Context) -> str | None:
     return first_reason((unknown, "no construction: bscheck does not know yet how to make this layer stateful"))
 
 
-def _inputs(name: str, seed: int, examples: int, steps: int) -> Array:
+def sequences(name: str, seed: int, examples: int, steps: int) -> Array:
     known = stateful(name, True)
     assert known is not None
     shape = (steps, *known[1].shape[1:])
@@ -45,14 +45,14 @@ def _arguments(x: Array) -> Arguments:
 
 
 @cached_in_process
-def _rig(name: str, keep: bool, examples: int) -> LayerRig:
+def recurrent_rig(name: str, keep: bool, examples: int) -> LayerRig:
     """Return a layer built for a batch size: one that keeps its state must know it."""
     known = stateful(name, keep)
     assert known is not None
-    built = _arguments(_inputs(name, 0, examples or 2, 2))
+    built = _arguments(sequences(name, 0, examples or 2, 2))
     rig = LayerRig(known[0], built, "float64", False)
     if keep:
-        _like(rig, _rig(name, False, 0))
+        _like(rig, recurrent_rig(name, False, 0))
     return rig
 
 
@@ -67,8 +67,8 @@ def _like(rig: LayerRig, other: LayerRig) -> None:
 
 @cached_in_process
 def _sensitivity(name: str) -> Sensitivity:
-    rig, rng, size = _rig(name, False, 0), random(0, 13), PERTURBATION["float64"]
-    x = _inputs(name, 0, CALIBRATION, 4).astype("float64")
+    rig, rng, size = recurrent_rig(name, False, 0), random(0, 13), PERTURBATION["float64"]
+    x = sequences(name, 0, CALIBRATION, 4).astype("float64")
     outputs = rig.call(_arguments(x))
     moved = [v * (1 + size * rng.choice([-1.0, 1.0], v.shape)) if v.dtype.kind == "f" else v for v in rig.values]
     rig.assign(moved)
@@ -126,9 +126,9 @@ def stateful_corners(context: Context) -> Sequence[StatefulCase]:
 def stateful_layer_goes_on_where_it_stopped(context: Context, case: StatefulCase) -> Reading:
     """A stateful layer fed a sequence in chunks gives what it gives for the whole, until reset_state."""
     name = context.param.get("layer")
-    rig = _rig(name, True, case.examples)
-    x = _inputs(name, case.seed, case.examples, sum(case.chunks))
-    whole = _forward(name, _rig(name, False, 0).call(_arguments(x)))
+    rig = recurrent_rig(name, True, case.examples)
+    x = sequences(name, case.seed, case.examples, sum(case.chunks))
+    whole = _forward(name, recurrent_rig(name, False, 0).call(_arguments(x)))
     edges = np.cumsum([0, *case.chunks])
     readings = []
     for again in ("", " after reset_state"):
@@ -180,10 +180,10 @@ def _reset(layer: Any) -> None:
 def stateful_layer_refuses_another_batch_size(context: Context, case: StatefulCase) -> Reading:
     """A stateful layer refuses a batch of another size, or begins it anew; it never broadcasts a state."""
     name = context.param.get("layer")
-    rig = _rig(name, True, case.examples)
+    rig = recurrent_rig(name, True, case.examples)
     _begin(rig)
-    rig.call(_arguments(_inputs(name, case.seed, case.examples, case.chunks[0])))
-    other = _arguments(_inputs(name, case.seed + 1, case.other, case.chunks[1]))
+    rig.call(_arguments(sequences(name, case.seed, case.examples, case.chunks[0])))
+    other = _arguments(sequences(name, case.seed + 1, case.other, case.chunks[1]))
     try:
         seen = rig.call(other)
     except Exception as error:
@@ -191,7 +191,7 @@ def stateful_layer_refuses_another_batch_size(context: Context, case: StatefulCa
         if is_ours(error):
             raise
         return Reading(0.0)
-    cached = _rig(name, False, 0)
+    cached = recurrent_rig(name, False, 0)
     what = f"after a batch of {case.examples}, a batch of {case.other} is taken without a word; its output"
     reading = _compare(name, seen, cached.call(other), what)
     rig.restore()
@@ -216,11 +216,11 @@ def stateful_layer_refuses_another_batch_size(context: Context, case: StatefulCa
 def stateless_layer_forgets_between_batches(context: Context, case: StatefulCase) -> Reading:
     """A stateless recurrent layer gives the same output whatever batches came before."""
     name = context.param.get("layer")
-    rig = _rig(name, False, 0)
-    batch = _arguments(_inputs(name, case.seed, case.examples, sum(case.chunks)))
+    rig = recurrent_rig(name, False, 0)
+    batch = _arguments(sequences(name, case.seed, case.examples, sum(case.chunks)))
     first = rig.call(batch)
     for size, training in ((case.examples, True), (case.other, False)):
-        rig.call(_arguments(_inputs(name, case.seed + 1, size, sum(case.chunks))), training)
+        rig.call(_arguments(sequences(name, case.seed + 1, size, sum(case.chunks))), training)
     second = rig.call(batch)
     rig.restore()
     by = max(float(np.max(np.abs(a - b))) for a, b in zip(first, second, strict=True))

@@ -359,7 +359,7 @@ def loss_gradient_is_the_slope_of_its_formula(context: Context, case: LossCase) 
     """A loss's gradient is its formula's slope, example by example, in the batch and in its parts."""
     truth = loss_truth(context, case)
     c = weigh(truth, case)
-    expected, bounds = _slopes(truth, c)
+    expected, bounds = slopes(truth, c)
     with scope(case.dtype):
         loss = make_loss(context.param.get("loss"), case.variant, case.reduction, case.dtype)
         readings = [_slope_reading(loss, truth, slice(None), expected, bounds, 1.0)]
@@ -371,7 +371,7 @@ def loss_gradient_is_the_slope_of_its_formula(context: Context, case: LossCase) 
     return worst(readings)
 
 
-def _slopes(truth: LossTruth, c: Array) -> tuple[Array, Array]:
+def slopes(truth: LossTruth, c: Array) -> tuple[Array, Array]:
     """Return the gradient of the reduced loss, one row for each example, and its bounds."""
     n, one = len(truth.p), truth.slopes.shape[-1]
     weighted = (c[..., None] * truth.slopes).reshape(n, -1, one)
@@ -461,14 +461,19 @@ def loss_over_a_batch_follows_its_formula(context: Context, case: LossCase) -> R
     with scope(case.dtype):
         loss = make_loss(context.param.get("loss"), case.variant, case.reduction, case.dtype)
         value, slope, _ = gradient(loss, truth.y, truth.p, truth.w, truth.mask)
+    expected, bounds = batch_slopes(truth, c)
+    told = _total(value, truth, c, f"the loss of {case.examples} examples, {case.reduction},")
+    return worst([told, compare(slope, expected, bounds, "the slope")])
+
+
+def batch_slopes(truth: LossTruth, c: Array) -> tuple[Array, Array]:
+    """Return the gradient of a reduced loss that is one formula of the batch, and its bounds."""
     alone = truth.w is None and truth.values.ndim == 0
     c = coefficients("none", (1,), None, None) if alone else c
     rows = truth.slopes if truth.values.ndim else np.broadcast_to(truth.slopes, (*c.shape, truth.slopes.shape[-1]))
     expected = (c[:, None] * rows).sum(axis=0).reshape(truth.p.shape)
     size = float((np.abs(c) * (1 + np.abs(rows).max(axis=-1))).sum())
-    bounds = np.full(expected.shape, 64 * truth.terms * truth.u * size + 1e-37)
-    told = _total(value, truth, c, f"the loss of {case.examples} examples, {case.reduction},")
-    return worst([told, compare(slope, expected, bounds, "the slope")])
+    return expected, np.full(expected.shape, 64 * truth.terms * truth.u * size + 1e-37)
 
 
 # Tiny batches and extreme values ----------------------------------------------------------------------------

@@ -250,7 +250,7 @@ def joins_steps(context: Context) -> str | None:
     cases=execution_cases,
     corners=execution_corners,
     applies=joins_steps,
-    examples=(1, 2, 200),
+    examples=(1, 1, 200),
     per_subject=False,
     catches="an execution of several steps that drops the rest, makes a step too many, or applies its gradients "
     "together; a compiled step that accumulates otherwise",

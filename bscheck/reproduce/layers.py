@@ -19,12 +19,12 @@ def flat(outputs):
 """
 
 
-def _layer(context: Context, case: LayerCase, *, build: bool = True) -> str:
-    """Return the statements that make the layer of a case, give it its weights, and draw what it is called with."""
+def made(context: Context, case: Any, dtype: str = "") -> str:
+    """Return the statements that make the layer of a case, give it its weights, and list what it is called with."""
     from bscheck.checks.layer_bench import bench_of, take
 
     bench = bench_of(context, case)
-    dtype = bench.dtype(case.dtype)
+    dtype = dtype or bench.dtype(case.dtype)
     rig = bench.rig(dtype)
     arguments = take(bench.arguments(case.seed), slice(0, max(case.examples, 3)))
     if any(a.dtype.kind in "US" for a in _leaves(arguments)):
@@ -32,10 +32,12 @@ def _layer(context: Context, case: LayerCase, *, build: bool = True) -> str:
     args, kwargs = arguments
     lines = [f"layer = {keras_object(rig.layer)}", f"ARGS = {tree(_stored(args, dtype))}"]
     lines += [f"KWARGS = {tree(_stored(kwargs, dtype))}", _FLAT.strip("\n"), "", _ROWS.strip("\n"), ""]
-    if build and rig.variables:
+    if rig.variables:
         lines += ["layer(*rows(ARGS, slice(0, 2)), **rows(KWARGS, slice(0, 2)))", "WEIGHTS = ["]
         lines += [f"    {array(v)}," for v in rig.values]
         lines += ["]", "for variable, value in zip(layer.variables, WEIGHTS):", "    variable.assign(value)"]
+    else:
+        lines += ["WEIGHTS = []"]
     return "\n".join(lines)
 
 
@@ -57,6 +59,12 @@ def _leaves(value: Any) -> list[Any]:
     return [value] if isinstance(value, np.ndarray) else []
 
 
+def stored(arguments: Any, dtype: str) -> str:
+    """Return the arguments of a call, in the dtype that the layer gets them in, as an expression."""
+    args, kwargs = arguments
+    return f"({tree(_stored(args, dtype))}, {tree(_stored(kwargs, dtype))})"
+
+
 def _stored(value: Any, dtype: str) -> Any:
     """Return arguments as the layer gets them."""
     if isinstance(value, dict):
@@ -68,7 +76,8 @@ def _stored(value: Any, dtype: str) -> Any:
     return value.astype("float64" if dtype == "float64" else "float32") if value.dtype.kind == "f" else value
 
 
-def _precision(context: Context, case: LayerCase) -> str:
+def precision(context: Context, case: LayerCase) -> str:
+    """Return the precision that a case runs at."""
     from bscheck.checks.layer_bench import bench_of
 
     return bench_of(context, case).dtype(case.dtype)
@@ -78,7 +87,7 @@ def tiny_batch(check: Check, context: Context, case: LayerCase, reading: Reading
     """A batch of 0, 1 or 2 examples: as many rows, finite, and those of a larger batch."""
     n = case.examples
     body = f"""
-{_layer(context, case)}
+{made(context, case)}
 seen = flat(layer(*rows(ARGS, slice(0, {n})), **rows(KWARGS, slice(0, {n}))))
 larger = flat(layer(*rows(ARGS, slice(0, 3)), **rows(KWARGS, slice(0, 3))))
 for a, b in zip(seen, larger):
@@ -86,7 +95,7 @@ for a, b in zip(seen, larger):
         fail(f"a batch of {n} has outputs of shape {{a.shape}}")
     {_compared_rows(n)}
 """
-    return program(what(check, context, case), body, dtype=_precision(context, case), raised=raised(reading))
+    return program(what(check, context, case), body, dtype=precision(context, case), raised=raised(reading))
 
 
 def _compared_rows(n: int) -> str:
@@ -100,7 +109,7 @@ def announced_shape(check: Check, context: Context, case: LayerCase, reading: Re
     """The shape of an output beside the one that the layer announces."""
     n = case.examples
     body = f"""
-{_layer(context, case)}
+{made(context, case)}
 
 
 def symbolic(tree):
@@ -118,7 +127,7 @@ for a, spec in zip(seen, [s for s in announced if s is not None]):
     if a.shape != wanted or a.ndim != len(spec.shape):
         fail(f"a batch of {n}: shape {{a.shape}}; announced: {{tuple(spec.shape)}}")
 """
-    return program(what(check, context, case), body, dtype=_precision(context, case), raised=raised(reading))
+    return program(what(check, context, case), body, dtype=precision(context, case), raised=raised(reading))
 
 
 def own_output(check: Check, context: Context, case: LayerCase, reading: Reading) -> str:
@@ -131,11 +140,11 @@ def own_output(check: Check, context: Context, case: LayerCase, reading: Reading
     dtype = bench.dtype(case.dtype)
     alone = take(bench.arguments(case.seed), np.asarray(kept))
     body = f"""
-{_layer(context, case)}
+{made(context, case)}
 # The same examples in a batch, and each alone.
 PLACES = {places}
-BATCH = {tree(_stored(batch[0], dtype))}, {tree(_stored(batch[1], dtype))}
-ALONE = {tree(_stored(alone[0], dtype))}, {tree(_stored(alone[1], dtype))}
+BATCH = {stored(batch, dtype)}
+ALONE = {stored(alone, dtype)}
 seen = flat(layer(*rows(BATCH[0], slice(None)), **rows(BATCH[1], slice(None))))
 for i, place in enumerate(PLACES):
     one = flat(layer(*rows(ALONE[0], slice(i, i + 1)), **rows(ALONE[1], slice(i, i + 1))))
@@ -148,12 +157,12 @@ for i, place in enumerate(PLACES):
 
 def other_batch_size(check: Check, context: Context, case: StatefulCase, reading: Reading) -> str:
     """A stateful layer that takes a batch of another size without a word."""
-    from bscheck.checks.layer_state import _inputs, _rig
+    from bscheck.checks.layer_state import recurrent_rig, sequences
 
     name = context.param.get("layer")
-    first = _inputs(name, case.seed, case.examples, case.chunks[0])
-    other = _inputs(name, case.seed + 1, case.other, case.chunks[1])
-    stateful, stateless = (_rig(name, keep, examples).layer for keep, examples in ((True, case.examples), (False, 0)))
+    first = sequences(name, case.seed, case.examples, case.chunks[0])
+    other = sequences(name, case.seed + 1, case.other, case.chunks[1])
+    stateful, stateless = recurrent_rig(name, True, case.examples).layer, recurrent_rig(name, False, 0).layer
     body = f"""
 first = {array(first)}
 other = {array(other)}

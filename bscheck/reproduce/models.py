@@ -219,7 +219,7 @@ def evaluation(check: Check, context: Context, case: InferenceCase, reading: Rea
         raise NoScript("the promise is not about one number")
     if case.path not in ("whole", "fit"):
         return history(check, context, case, reading)
-    head, part = _ready(context, case)
+    head, part = ready(context, case)
     if case.path == "fit":
         raise NoScript("the history of several steps in one execution takes the recorded case")
     call, imports = call_of(case, part.w is not None)
@@ -240,7 +240,7 @@ def history(check: Check, context: Context, case: InferenceCase, reading: Readin
     if context.traits.batch_statistics and case.path != "test_on_batch":
         raise NoScript("batch statistics couple the examples: the recorded case measures its own bound")
     name = reading.where or "loss"
-    head, part = _ready(context, case)
+    head, part = ready(context, case)
     pieces = [_slice(part, a, b, False) for a, b in case.edges]
     if case.path == "fit":
         expected = [_reported(context, part, {name: 0.0})]
@@ -256,7 +256,7 @@ def history(check: Check, context: Context, case: InferenceCase, reading: Readin
     else:
         weighed = "" if part.w is None else ", sample_weight=w[a:b]"
         lines = [
-            _ROWS,
+            ROWS,
             f"EXPECTED = {wanted}",
             f"for (a, b), expected, bound in zip({case.edges}, EXPECTED, {bounds}):",
         ]
@@ -270,7 +270,7 @@ def history(check: Check, context: Context, case: InferenceCase, reading: Readin
     )  # fmt: skip
 
 
-_ROWS = """
+ROWS = """
 def rows(tree, a, b):
     if isinstance(tree, (list, tuple)):
         return [rows(part, a, b) for part in tree]
@@ -289,7 +289,7 @@ class Head:
     body: str
 
 
-def _ready(context: Context, case: InferenceCase) -> tuple[Head, Any]:
+def ready(context: Context, case: InferenceCase) -> tuple[Head, Any]:
     """Return the beginning of a program about a subject's loops, and what is known of the case."""
     from bscheck.checks.truth import truth
 
@@ -327,7 +327,7 @@ def _plain(metrics: Any) -> str:
 
 def predictions(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
     """Predictions in batches beside the predictions of each example alone."""
-    head, _ = _ready(context, case)
+    head, _ = ready(context, case)
     b, other = case.batch_size, "1" if case.batch_size > 1 else str(case.examples)
     seen = f"model.predict(x, batch_size={b}, verbose=0)"
     if case.source == "generator":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bscheck.reproduce import NoScript, layers, models, updates, values
+from bscheck.reproduce import NoScript, layers, models, streams, twice, updates, values
 
 if TYPE_CHECKING:
     from bscheck.cases import Case
@@ -53,6 +53,17 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "layer_output_of_an_example_is_its_own": layers.own_output,
     "stateful_layer_refuses_another_batch_size": layers.other_batch_size,
     "layer_computes_its_definition": layers.definition,
+    "inference_leaves_nothing_behind": twice.inference,
+    "layer_examples_do_not_mix_in_training": twice.training,
+    "masked_steps_change_nothing": twice.masked_steps,
+    "stateless_layer_forgets_between_batches": twice.forgetting,
+    "stateful_layer_goes_on_where_it_stopped": twice.continued,
+    "examples_do_not_influence_each_other": twice.influence,
+    "loss_gradient_is_the_slope_of_its_formula": values.slope,
+    "loss_over_a_batch_follows_its_formula": values.slope,
+    "schedule_has_its_documented_values": values.schedule,
+    "every_source_trains_on_each_example_once_per_epoch": streams.trained,
+    "every_epoch_is_shuffled_anew": streams.shuffled,
 }
 
 

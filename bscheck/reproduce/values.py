@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import InferenceCase, LossCase, MetricCase, RegularizerCase
+from bscheck.cases import InferenceCase, LossCase, MetricCase, RegularizerCase, ScheduleCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context, draw_sample_weights, random
 from bscheck.reproduce import NoScript
@@ -139,6 +139,75 @@ def loss(check: Check, context: Context, case: LossCase, reading: Reading) -> st
     lines += ["seen = seen.reshape(EXPECTED.shape) if seen.size == EXPECTED.size else seen"]
     lines += [f'compare("{name}", seen, EXPECTED, {array(bound + 1e-37)})']
     return program(what(check, context, case), "\n".join(lines), dtype=case.dtype, raised=raised(reading))
+
+
+def slope(check: Check, context: Context, case: LossCase, reading: Reading) -> str:
+    """What SGD with a rate of 1 takes from the predictions beside the slope of the loss's formula."""
+    from bscheck.checks.loss_truth import loss_truth, weigh
+    from bscheck.checks.losses import batch_slopes, slopes
+    from bscheck.surface.losses import construction
+
+    if case.mask != "none" or "the loss of" in reading.seen:
+        return loss(check, context, case, reading)
+    if "of the part" in reading.seen:
+        raise NoScript("it is about a part of the batch, times its share: the recorded case runs it")
+    name, truth = context.param.get("loss"), loss_truth(context, case)
+    variant = construction(name).variants[case.variant]
+    expected, bound = (batch_slopes if variant.coupled else slopes)(truth, weigh(truth, case))
+    given = {**variant.options, "reduction": case.reduction}
+    given |= {"dtype": "float64"} if case.dtype == "float64" else {}
+    weighed = "" if truth.w is None else ", sample_weight=w"
+    arrays = {"y": truth.y, "p": truth.p, "w": truth.w}
+    body = f"""
+{chr(10).join(f"{n} = {array(v)}" for n, v in arrays.items() if v is not None)}
+{_BY_DEFINITION}
+EXPECTED = {array(expected.reshape(truth.p.shape))}
+BOUND = {array(np.broadcast_to(bound, expected.shape).reshape(truth.p.shape))}
+
+
+class Predictions(keras.layers.Layer):
+    def build(self, shape):
+        self.p = self.add_weight(shape=p.shape, initializer="zeros", name="p")
+
+    def call(self, inputs):
+        return self.p
+
+
+model = keras.Sequential([keras.Input((1,)), Predictions()])
+model.layers[0].p.assign(p)
+# With SGD and a learning rate of 1, what the predictions lose is the slope.
+model.compile(keras.optimizers.SGD(1.0), loss=keras.losses.{name}({options(given)}))
+model.train_on_batch(np.zeros((len(p), 1)), y{weighed})
+seen = p - keras.ops.convert_to_numpy(model.layers[0].p)
+compare("the slope", seen, EXPECTED, BOUND + {_EPS[case.dtype]} * np.abs(p))
+"""
+    return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))
+
+
+#: What a subtraction from the predictions rounds to, relative to them.
+_EPS = {"float64": 2.0**-52, "float32": 2.0**-23}
+
+
+def schedule(check: Check, context: Context, case: ScheduleCase, reading: Reading) -> str:
+    """A learning-rate schedule at the step where it left its formula."""
+    from bscheck.oracles.schedules import rate, rounding
+    from bscheck.surface.schedules import SETTINGS, settings
+    from bscheck.tolerance import UNIT_ROUNDOFF
+
+    name = context.param.get("schedule")
+    given = settings(name)[case.setting % len(settings(name))]
+    if case.dtype == "float64":
+        raise NoScript("its options are NumPy's numbers, which decide the precision: the recorded case makes them")
+    step = int(reading.where.removeprefix("step "))
+    bound = rounding(name, given, UNIT_ROUNDOFF[case.dtype])
+    if name not in SETTINGS:
+        raise NoScript(f"no formula is written for {name}")
+    body = f"""
+schedule = keras.optimizers.schedules.{name}({options(given)})
+seen = keras.ops.convert_to_numpy(schedule(keras.ops.convert_to_tensor({step}, "int32")))
+compare("the rate at step {step}", seen, {rate(name, given, step)!r}, {bound!r})  # by the documented formula
+"""
+    return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))
 
 
 def regularizer(check: Check, context: Context, case: RegularizerCase, reading: Reading) -> str:

@@ -47,7 +47,7 @@ class LayerRig:
         self.compiled = compiled or self.runtime.compiles_per_shape
         with seeded_initializers(), precision(dtype):
             self.layer = make(self.keras)
-            self._takes_training = "training" in inspect.signature(self.layer.call).parameters
+            self.takes_training = "training" in inspect.signature(self.layer.call).parameters
             self.layer(*self.tensors(arguments)[0], **self.tensors(arguments)[1])
         self.variables = list(self.layer.variables)
         self.values = list(values) if values is not None else [_drawn(i, v) for i, v in enumerate(self.state())]
@@ -125,7 +125,7 @@ class LayerRig:
         return [np.asarray(self.keras.ops.convert_to_numpy(o)).astype(np.float64) for o in wide]
 
     def _outputs(self, args: Any, kwargs: Any, training: bool) -> list[Any]:
-        options = {"training": training} if self._takes_training else {}
+        options = {"training": training} if self.takes_training else {}
         outputs = self.layer(*args, **kwargs, **options)
         return [o for o in self.keras.tree.flatten(outputs) if o is not None]
 

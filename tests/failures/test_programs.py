@@ -38,6 +38,18 @@ PLANTED = (
     "layers/single_examples_squeezed",
     "layers/state_broadcast_to_another_batch_size",
     "tiny_batches/bias_correction_one_update_late",
+    "accumulation/boundary_belongs_to_the_next_interval",
+    "accumulation/slope_without_smoothing",
+    "independence/dice_squares_its_denominator",
+    "independence/batch_statistics_used_at_inference",
+    "independence/batches_shuffled_alike_in_every_epoch",
+    "independence/class_weights_of_the_next_class",
+    "independence/shuffling_shuffles_nothing",
+    "layers/dropout_depends_on_the_other_examples",
+    "layers/mask_ignored_in_one_merge_mode",
+    "layers/state_not_reset",
+    "layers/state_outlives_its_batch",
+    "layers/statistics_move_at_inference",
 )
 
 
