@@ -195,11 +195,7 @@ def evaluated_metrics_are_those_of_the_examples(context: Context, case: Compiled
     """Every metric that a model reports is its definition over all examples, whatever the batch size."""
     name = context.param.get("model")
     chosen = plan(name)
-    rng = random(case.seed, 4)
-    data = {kind: _draw(kind, rng, case.examples, name == "one_output") for kind in chosen.kinds}
-    drawn = draw_metric_weights(rng, case.weights, (case.examples,), False)
-    # Weights of 1 for none: with and without weights are two programs to trace.
-    w = (np.ones(case.examples) if drawn is None or chosen.outputs == "list" else drawn).astype(np.float32)
+    data, w = drawn(case, name)
     with precision("float32"):
         report = _evaluate(compiled(name, case.mode), chosen, data, w, case.batch_size)
     readings = []
@@ -208,10 +204,25 @@ def evaluated_metrics_are_those_of_the_examples(context: Context, case: Compiled
         expected = definition(metric, *data[kind], w, options)
         readings.append(_reading(report, chosen, kind, _reported(metric, variant), expected))
     if chosen.outputs:
-        readings.append(_loss(report, data, w))
+        loss = np.asarray(report["loss"], np.float64)
+        readings.append(compare(loss, expected_loss(data, w), ROUNDOFF["float32"], "evaluate reports loss, which"))
     for kind, reported, formula in chosen.plain:
         readings.append(_reading(report, chosen, kind, reported, definition(formula, *data[kind], None, {})))
     return worst(readings)
+
+
+def drawn(case: CompiledMetricCase, model: str) -> tuple[Mapping[str, tuple[Array, Array]], Array]:
+    """Return targets and predictions of each kind of output, and the sample weights."""
+    chosen, rng = plan(model), random(case.seed, 4)
+    data = {kind: _draw(kind, rng, case.examples, model == "one_output") for kind in chosen.kinds}
+    w = draw_metric_weights(rng, case.weights, (case.examples,), False)
+    # Weights of 1 for none: with and without weights are two programs to trace.
+    return data, (np.ones(case.examples) if w is None or chosen.outputs == "list" else w).astype(np.float32)
+
+
+def reported_as(chosen: Plan, kind: str, name: str) -> str:
+    """Return the name under which ``evaluate`` reports an output's metric."""
+    return name if len(chosen.kinds) == 1 else f"{kind}_{name}"
 
 
 def _evaluate(
@@ -232,24 +243,21 @@ def _evaluate(
     return report
 
 
-def _loss(report: Mapping[str, Any], data: Mapping[str, tuple[Array, Array]], w: Array) -> Reading:
-    """Return the reading of the loss: the sum over the outputs of ``sum w l / N``, each with the loss of its name."""
+def expected_loss(data: Mapping[str, tuple[Array, Array]], w: Array) -> Value:
+    """Return the loss: the sum over the outputs of ``sum w l / N``, each with the loss of its name."""
     parts = [definition(formula, *data[kind], w, {}) for kind, formula in LOSSES.items()]
     share = float(np.mean(w, dtype=np.float64))
     # Each batch's loss is rounded as it is divided, multiplied by its size and added; then the sum is divided.
-    expected = Value(
+    return Value(
         np.asarray(share * sum(p.value for p in parts)),
         np.asarray(share * sum(p.size for p in parts)),
         np.asarray(share * sum(p.slack for p in parts)),
         max(p.roundings for p in parts) + 3 * len(w) + 3,
     )
-    return compare(
-        np.asarray(report["loss"], np.float64), expected, ROUNDOFF["float32"], "evaluate reports loss, which"
-    )
 
 
 def _reading(report: Mapping[str, Any], chosen: Plan, kind: str, name: str, expected: Any) -> Reading:
-    key = name if len(chosen.kinds) == 1 else f"{kind}_{name}"
+    key = reported_as(chosen, kind, name)
     if key not in report:
         return Reading(float("inf"), seen=f"evaluate does not report {key}", allowed="every metric given to compile")
     seen = np.asarray(report[key], np.float64)

@@ -232,7 +232,10 @@ def _held(
         readings = []
         for cut in cuts:
             seen = model.run(case.path, (x[cut], take(y, cut), _cut(w, cut)), 0, "", **more)
-            readings.append(_reported(seen, name, [expected(cut)], [1.0], f"{case.path} of {cut.stop - cut.start}"))
+            what = f"{case.path} of {cut.stop - cut.start}"
+            reading = _reported(seen, name, [expected(cut)], [1.0], what)
+            place = {"first": cut.start} if reading.figures else {}
+            readings.append(replace(reading, figures={**reading.figures, **place}))
         return worst(readings)
     seen = model.run(case.path, batch, case.batch_size, case.source, **more)
     shares = [(cut.stop - cut.start) / case.examples for cut in cuts]
@@ -388,11 +391,7 @@ def head_corners(context: Context) -> Sequence[InferenceCase]:
 def output_losses_add_up_with_their_weights(context: Context, case: InferenceCase) -> Reading:
     """The total loss is the weighted sum of the outputs' losses, in whichever form they are given."""
     form = context.param.get("form")
-    rng = random(case.seed, 13)
-    weights = [rng.standard_normal(shape) for _ in HEADS for shape in ((FEATURES, OUTPUTS), (OUTPUTS,))]
-    x, y = _examples(case.seed, case.examples)
-    targets = [y, y[:, ::-1].copy()]
-    w = draw_sample_weights(case.seed, case.examples, case.weights)
+    weights, x, targets, w = headed(case)
     model = _two_headed(form, case.mode)
     model.set_weights(weights)
     strengths = (1.0, 1.0) if form == "unweighted" else (0.5, 4.0)
@@ -409,6 +408,14 @@ def output_losses_add_up_with_their_weights(context: Context, case: InferenceCas
         return value, size
 
     return _held(model, case, (x, targets, w), expected)
+
+
+def headed(case: InferenceCase) -> tuple[list[Array], Array, list[Array], Array | None]:
+    """Return weights, inputs, the targets of both heads, and sample weights."""
+    rng = random(case.seed, 13)
+    weights = [rng.standard_normal(shape) for _ in HEADS for shape in ((FEATURES, OUTPUTS), (OUTPUTS,))]
+    x, y = _examples(case.seed, case.examples)
+    return weights, x, [y, y[:, ::-1].copy()], draw_sample_weights(case.seed, case.examples, case.weights)
 
 
 # Class weights ---------------------------------------------------------------------------------------------
@@ -517,7 +524,7 @@ def masked_cases(context: Context) -> Any:
     return loop_cases(context, source=st.just("arrays"), weights=st.sampled_from(["none", "unequal"]))
 
 
-def _sequences(case: Any, n: int) -> tuple[list[Array], Array, Array, Array | None]:
+def sequences(case: Any, n: int) -> tuple[list[Array], Array, Array, Array | None]:
     """Return weights, padded sequences of unequal lengths, targets, and sample weights of each step."""
     rng = random(case.seed, 15)
     steps = 4
@@ -551,7 +558,7 @@ def _sequences(case: Any, n: int) -> tuple[list[Array], Array, Array, Array | No
 )
 def masked_loss_is_the_mean_of_what_is_left_in_each_batch(context: Context, case: InferenceCase) -> Reading:
     """A masked loss is the mean over each batch's unmasked steps, averaged over batches by their examples."""
-    weights, x, y, w = _sequences(case, case.examples)
+    weights, x, y, w = sequences(case, case.examples)
     rows, kept = masked_rows(weights, x, y)
     model = _masked(case.mode, None)
     model.set_weights(weights)
@@ -587,7 +594,7 @@ def _masked_size(weights: Sequence[Array], x: Array, y: Array) -> float:
 )
 def weighted_metrics_of_masked_steps_are_exact(context: Context, case: InferenceCase) -> Reading:
     """A weighted metric is the mean over the unmasked steps of all examples, whatever the batch size."""
-    weights, x, y, w = _sequences(case, case.examples)
+    weights, x, y, w = sequences(case, case.examples)
     rows, kept = masked_rows(weights, x, y)
     counted = kept * (np.ones(kept.shape) if w is None else w)
     model = _masked(case.mode, None)
@@ -624,7 +631,7 @@ def weighted_metrics_of_masked_steps_are_exact(context: Context, case: Inference
 def accumulated_masked_gradient_is_the_mean_of_its_micro_batches(context: Context, case: GradientCase) -> Reading:
     """Accumulation of a masked loss averages the micro-batches' own means over their unmasked steps."""
     n, k = sum(case.sizes), len(case.sizes)
-    weights, x, y, w = _sequences(case, n)
+    weights, x, y, w = sequences(case, n)
     model = _masked(case.mode, k)
     model.set_weights(weights)
     size = case.sizes[0]

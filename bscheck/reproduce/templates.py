@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bscheck.reproduce import NoScript, layers, models, streams, twice, updates, values
+from bscheck.reproduce import NoScript, layers, models, reports, streams, twice, updates, values
 
 if TYPE_CHECKING:
     from bscheck.cases import Case
@@ -62,6 +62,10 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "loss_gradient_is_the_slope_of_its_formula": values.slope,
     "loss_over_a_batch_follows_its_formula": values.slope,
     "schedule_has_its_documented_values": values.schedule,
+    "output_losses_add_up_with_their_weights": reports.heads,
+    "masked_loss_is_the_mean_of_what_is_left_in_each_batch": reports.masked,
+    "weighted_metrics_of_masked_steps_are_exact": reports.masked,
+    "evaluated_metrics_are_those_of_the_examples": reports.metrics,
     "every_source_trains_on_each_example_once_per_epoch": streams.trained,
     "every_epoch_is_shuffled_anew": streams.shuffled,
 }
