@@ -313,17 +313,37 @@ def window_corners(context: Context) -> Sequence[GradientCase]:
 )
 def accumulated_penalties_match_the_large_batch(context: Context, case: GradientCase) -> Reading:
     """The gradient that micro-batches accumulate holds every penalty once, as the large batch's does."""
-    kind, n = context.param.get("penalty"), sum(case.sizes)
-    weights = _penalized_weights(case.seed)
-    x, y = _examples(case.seed, n)
-    w = draw_sample_weights(case.seed, n, case.weights)
-    model = _penalized(kind, case.mode, len(case.sizes))
+    kind = context.param.get("penalty")
+    return _accumulated(_penalized(kind, case.mode, len(case.sizes)), kind, case)
+
+
+def accumulated_slopes(kind: str, case: GradientCase) -> tuple[list[Array], Array, Array, Array | None, Any, Any]:
+    """Return weights, inputs, targets, sample weights, and the gradient a window must accumulate with its bounds.
+
+    Of a model with penalties of a kind; without one (""), of a model of masked sequences, whose micro-batches count
+    equally.
+    """
+    n, size = sum(case.sizes), case.sizes[0]
+    if kind:
+        weights, (x, y) = _penalized_weights(case.seed), _examples(case.seed, n)
+        w = draw_sample_weights(case.seed, n, case.weights)
+        expected: Sequence[Array] = penalized_slopes(kind, weights, x, y, w)
+    else:
+        weights, x, y, w = sequences(case, n)
+        parts = [masked_slopes(weights, *batch) for batch in _batches(x, y, w, size)]
+        expected = [np.mean(slopes, axis=0) for slopes in zip(*parts, strict=True)]
+    return weights, x, y, w, expected, _slope_bounds(expected, weights, x)
+
+
+def _batches(x: Array, y: Array, w: Array | None, size: int) -> list[tuple[Array, Array, Array | None]]:
+    return [(x[i : i + size], y[i : i + size], _cut(w, slice(i, i + size))) for i in range(0, len(x), size)]
+
+
+def _accumulated(model: Compiled, kind: str, case: GradientCase) -> Reading:
+    """Hold the gradient that a window accumulates against the formula's."""
+    weights, x, y, w, expected, bounds = accumulated_slopes(kind, case)
     model.set_weights(weights)
-    size = case.sizes[0]
-    batches = [(x[i : i + size], y[i : i + size], _cut(w, slice(i, i + size))) for i in range(0, n, size)]
-    seen = model.gradient(batches)
-    expected = penalized_slopes(kind, weights, x, y, w)
-    return worst(_slopes(seen, expected, _slope_bounds(expected, weights, x), "the gradient"))
+    return worst(_slopes(model.gradient(_batches(x, y, w, case.sizes[0])), expected, bounds, "the gradient"))
 
 
 def _slope_bounds(expected: Sequence[Array], weights: Sequence[Array], x: Array) -> list[float]:
@@ -630,13 +650,4 @@ def weighted_metrics_of_masked_steps_are_exact(context: Context, case: Inference
 )
 def accumulated_masked_gradient_is_the_mean_of_its_micro_batches(context: Context, case: GradientCase) -> Reading:
     """Accumulation of a masked loss averages the micro-batches' own means over their unmasked steps."""
-    n, k = sum(case.sizes), len(case.sizes)
-    weights, x, y, w = sequences(case, n)
-    model = _masked(case.mode, k)
-    model.set_weights(weights)
-    size = case.sizes[0]
-    batches = [(x[i : i + size], y[i : i + size], _cut(w, slice(i, i + size))) for i in range(0, n, size)]
-    seen = model.gradient(batches)
-    parts = [masked_slopes(weights, *batch) for batch in batches]
-    expected = [np.mean(slopes, axis=0) for slopes in zip(*parts, strict=True)]
-    return worst(_slopes(seen, expected, _slope_bounds(expected, weights, x), "the gradient"))
+    return _accumulated(_masked(case.mode, len(case.sizes)), "", case)

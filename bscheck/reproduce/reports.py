@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import CompiledMetricCase, InferenceCase
+from bscheck.cases import CompiledMetricCase, GradientCase, InferenceCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context
 from bscheck.reproduce import NoScript
 from bscheck.reproduce.text import array, options, program, raised, tree, what
-from bscheck.reproduce.values import call_of, mode_of
+from bscheck.reproduce.values import call_of, mode_of, penalized
 from bscheck.results.verdict import Reading
 from bscheck.runtime.bench import Array
 
@@ -84,6 +84,35 @@ def _reported(
     lines += [f"compare({name!r}, seen[{name!r}], {expected!r}, {_NEAR * (abs(expected) + 1)!r})  # by NumPy"]
     body = "\n".join(lines)
     return program(what(check, context, case), body, imports=imports, dtype="float64", raised=raised(reading))
+
+
+def gradients(check: Check, context: Context, case: GradientCase, reading: Reading) -> str:
+    """The gradient that micro-batches of penalized or masked examples accumulate beside the formula's."""
+    from bscheck.checks.penalties import accumulated_slopes
+    from bscheck.surface.penalties import FEATURES, OUTPUTS
+
+    kind, k, size = context.param.as_dict().get("penalty", ""), len(case.sizes), case.sizes[0]
+    weights, x, y, w, expected, bounds = accumulated_slopes(kind, case)
+    if kind:
+        build = penalized(kind)
+    else:
+        layers = f"keras.Input((None, {FEATURES})), keras.layers.Masking(0.0), keras.layers.Dense({OUTPUTS})"
+        build = [f"model = keras.Sequential([{layers}])"]
+    given = [f"x = {array(x)}", f"y = {array(y)}", *([f"w = {array(w)}"] if w is not None else [])]
+    body = "\n".join([
+        *given, *build, f"WEIGHTS = {tree(list(weights))}", "model.set_weights(WEIGHTS)",
+        "# With SGD and a learning rate of 1, what the weights lose is the gradient.",
+        f"optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps={k})",
+        f'model.compile(optimizer, loss="mean_squared_error"{mode_of(case)})',
+        f"for i in range(0, len(x), {size}):",
+        f"    rows = slice(i, i + {size})",
+        f"    model.train_on_batch(x[rows], y[rows]{', sample_weight=w[rows]' if w is not None else ''})",
+        "# By the chain rule, in NumPy.",
+        f"EXPECTED = {tree(list(expected))}",
+        f"for i, (old, new, expected, bound) in enumerate(zip(WEIGHTS, model.get_weights(), EXPECTED, {bounds})):",
+        '    compare(f"the gradient of weight {i}, ", old - new, expected, bound + 1e-15 * np.abs(old))',
+    ])  # fmt: skip
+    return program(what(check, context, case), body, dtype="float64", raised=raised(reading))
 
 
 def metrics(check: Check, context: Context, case: CompiledMetricCase, reading: Reading) -> str:

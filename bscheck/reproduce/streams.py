@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bscheck.cases import StreamCase
+from bscheck.cases import StreamCase, WindowCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context
 from bscheck.reproduce import NoScript
 from bscheck.reproduce.text import array, program, raised, what
 from bscheck.results.verdict import Reading
+
+if TYPE_CHECKING:
+    from bscheck.oracles.ledger import Ledger
 
 #: Writes down what every training step is given: the model hands its inputs on.
 _RECORDED = """
@@ -103,6 +107,106 @@ for i in range(len(orders)):
     return program(what(check, context, case), body, imports=imports, raised=raised(reading))
 
 
+# Updates -------------------------------------------------------------------------------------------------
+
+#: A model whose training NumPy foretells to the last bit, see `bscheck.oracles.ledger`.
+_LEDGER = """
+class Slope(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return keras.ops.squeeze({factor} * (y_true - {centre}) * y_pred, -1)
+
+
+inputs = keras.Input(({columns},))
+hidden = keras.layers.Dense(1, use_bias=False)(inputs)
+model = keras.Model(inputs, keras.layers.LeakyReLU(negative_slope={slope})(hidden))
+optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps={k})
+optimizer.build(model.trainable_variables)
+model.compile(optimizer, loss=Slope(reduction="sum"){mode}{steps})
+model.set_weights([START[:, None]])
+"""
+
+_COMPARED = """
+# What gradient descent on these batches comes to, by NumPy.
+EXPECTED, LEFT = {after}, {left}
+compare("the weights", keras.ops.convert_to_numpy(model.weights[0])[:, 0], EXPECTED, BOUND)
+for variable in optimizer.variables:
+    if "accumulator" in variable.name:
+        compare("what is left to accumulate", keras.ops.convert_to_numpy(variable)[:, 0], LEFT, BOUND)
+compare("the count of updates", int(optimizer.iterations), {updates}, 0)
+counted = int(getattr(optimizer, "_iterations", optimizer.iterations))
+compare("the count of steps", counted if hasattr(optimizer, "_iterations") else {counted}, {counted}, 0)
+"""
+
+
+def windows(check: Check, context: Context, case: WindowCase, reading: Reading) -> str:
+    """Calls of ``fit`` and ``train_on_batch`` one after the other, and where gradient descent must be in the end."""
+    from bscheck.checks.windows import batches_of
+    from bscheck.oracles.ledger import draw
+
+    if context.param.get("loop", ""):
+        raise NoScript("the step is written by hand: the recorded case has it")
+    ledger = draw(case.seed, max(case.calls), weighted=True)
+    lines = [_ledger(ledger, case)]
+    for i, examples in enumerate(case.calls):
+        if case.mixed and i % 2:
+            lines += [f"for i in range(0, {examples}, {case.batch_size}):"]
+            lines += [f"    rows = slice(i, min(i + {case.batch_size}, {examples}))"]
+            lines += ["    model.train_on_batch(X[rows], Y[rows], sample_weight=W[rows])"]
+        else:
+            given = f"X[:{examples}], Y[:{examples}], sample_weight=W[:{examples}]"
+            more = f"batch_size={case.batch_size}, epochs={case.epochs}, shuffle=False, verbose=0"
+            lines += [f"model.fit({given}, {more})"]
+    steps = [rows for batches in batches_of(case) for rows in batches]
+    body = "\n".join([*lines, _due(ledger, steps, case.micro_batches)])
+    return program(what(check, context, case), body, raised=raised(reading))
+
+
+def executions(check: Check, context: Context, case: StreamCase, reading: Reading) -> str:
+    """Training on a source, several steps in one execution or not, and where gradient descent must be in the end."""
+    from bscheck.checks.coverage import options_of, passes, weighed
+    from bscheck.oracles.ledger import draw
+
+    source = context.param.get("source")
+    if case.shuffle != "no":
+        raise NoScript("shuffled batches are not foretold")
+    ledger = weighed(draw(case.seed, case.examples, case.weights != "none"), case)
+    options = options_of(ledger, case, source)
+    parts = "(X, Y, W)" if case.weights == "sample" else "(X, Y)"
+    call, imports = _call(case, source, options, "")
+    steps = [rows for batches in passes(case) for rows in batches]
+    lines = [_ledger(ledger, case), f"PARTS = {parts}", call, _due(ledger, steps, case.micro_batches)]
+    return program(what(check, context, case), "\n".join(lines), imports=imports, raised=raised(reading))
+
+
+def _ledger(ledger: Ledger, case: Any) -> str:
+    """Return the statements that make the ledger's examples and model."""
+    from bscheck.oracles.ledger import CENTRE, COLUMNS, FACTOR, SLOPE
+
+    mode = {"eager": ", run_eagerly=True", "jit": ", jit_compile=True", "graph": ", jit_compile=False"}[case.mode]
+    joined = f", steps_per_execution={case.steps_per_execution}" if case.steps_per_execution > 1 else ""
+    k = case.micro_batches if case.micro_batches > 1 else None
+    model = _LEDGER.format(
+        factor=FACTOR, centre=CENTRE, columns=COLUMNS, slope=SLOPE, k=k, mode=mode, steps=joined
+    )  # fmt: skip
+    parts = {"X": ledger.x, "Y": ledger.y, "W": ledger.w, "START": ledger.start}
+    return "\n".join([*(f"{name} = {array(a.astype('float32'))}" for name, a in parts.items()), "", model])
+
+
+def _due(ledger: Ledger, steps: Sequence[Sequence[int]], k: int) -> str:
+    """Return the comparison with gradient descent on these batches."""
+    from bscheck.checks.coverage import rounding
+    from bscheck.oracles.ledger import follow
+
+    due = follow(ledger, steps, k)
+    size = float(np.abs(due.gradients).max(initial=0)) + float(np.abs(due.before).max(initial=0))
+    left = "0" if due.accumulator is None else array(due.accumulator)
+    told = _COMPARED.format(after=array(due.after), left=left, updates=due.updates, counted=due.counted)
+    return f"BOUND = {4 * rounding(k) * max(1, len(steps)) * size!r}\n{told.strip()}"
+
+
+# Sources -------------------------------------------------------------------------------------------------
+
+
 def _fitted(context: Context, case: StreamCase) -> tuple[str, list[str]]:
     """Return the statements that train a recording model on a case's source, and their imports."""
     from bscheck.checks.coverage import options_of, weighed
@@ -113,23 +217,30 @@ def _fitted(context: Context, case: StreamCase) -> tuple[str, list[str]]:
         raise NoScript("what is recorded step by step needs steps that are executed one by one")
     ledger = weighed(draw(case.seed, case.examples, case.weights != "none"), case)
     options = options_of(ledger, case, source)
-    kind = "endless generator" if source == "generator" and "steps_per_epoch" in options else source
     x, y, w = (a.astype("float32") for a in (np.arange(1, case.examples + 1), ledger.y[:, 0], ledger.w))
-    given, more = _given(case, kind, options)
-    told = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    call, imports = _call(case, source, options, ", callbacks=[Training()]")
     parts = "(X[:, None], Y[:, None], W)" if case.weights == "sample" else "(X[:, None], Y[:, None])"
-    static = ", drop_remainder=True" if case.examples % case.batch_size == 0 else ""
     body = f"""
 X, Y, W = {array(x)}, {array(y)}, {array(w)}
 PARTS = {parts}
-BATCHES = [tuple(p[i : i + {case.batch_size}] for p in PARTS) for i in range(0, {case.examples}, {case.batch_size})]
 
-{more}
 {_RECORDED.strip()}
 keras.utils.set_random_seed({case.seed})
-model.fit({given.format(b=case.batch_size, static=static)}, {told}, callbacks=[Training()], verbose=0)
+{call}
 """
-    return body, ["import tensorflow as tf"] if source.startswith("dataset") else []
+    return body, imports
+
+
+def _call(case: StreamCase, source: str, options: dict[str, Any], more: str) -> tuple[str, list[str]]:
+    """Return the statements that train on ``PARTS`` as a source gives them, and their imports."""
+    kind = "endless generator" if source == "generator" and "steps_per_epoch" in options else source
+    given, needed = _given(case, kind, options)
+    told = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    static = ", drop_remainder=True" if case.examples % case.batch_size == 0 else ""
+    b, n = case.batch_size, case.examples
+    lines = [f"BATCHES = [tuple(p[i : i + {b}] for p in PARTS) for i in range(0, {n}, {b})]", "", needed]
+    lines += [f"model.fit({given.format(b=b, static=static)}, {told}{more}, verbose=0)"]
+    return "\n".join(lines), ["import tensorflow as tf"] if source.startswith("dataset") else []
 
 
 def _given(case: StreamCase, kind: str, options: dict[str, Any]) -> tuple[str, str]:

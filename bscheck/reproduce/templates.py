@@ -66,6 +66,12 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "masked_loss_is_the_mean_of_what_is_left_in_each_batch": reports.masked,
     "weighted_metrics_of_masked_steps_are_exact": reports.masked,
     "evaluated_metrics_are_those_of_the_examples": reports.metrics,
+    "windows_run_on_across_epochs_and_calls": streams.windows,
+    "open_window_waits_for_the_next_call": streams.windows,
+    "updates_do_not_depend_on_steps_per_execution": streams.executions,
+    "end_of_the_data_is_not_a_step": streams.executions,
+    "accumulated_penalties_match_the_large_batch": reports.gradients,
+    "accumulated_masked_gradient_is_the_mean_of_its_micro_batches": reports.gradients,
     "every_source_trains_on_each_example_once_per_epoch": streams.trained,
     "every_epoch_is_shuffled_anew": streams.shuffled,
 }

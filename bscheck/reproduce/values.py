@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import InferenceCase, LossCase, MetricCase, RegularizerCase, ScheduleCase
+from bscheck.cases import GradientCase, InferenceCase, LossCase, MetricCase, RegularizerCase, ScheduleCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context, draw_sample_weights, random
 from bscheck.reproduce import NoScript
@@ -241,7 +241,7 @@ _SOURCES = {
 }
 
 
-def mode_of(case: InferenceCase) -> str:
+def mode_of(case: InferenceCase | GradientCase) -> str:
     """Return the options of ``compile`` for the case's execution mode."""
     return {"eager": ", run_eagerly=True", "jit": ", jit_compile=True", "graph": ", jit_compile=False"}[case.mode]
 
@@ -305,18 +305,10 @@ compare("the loss", seen["loss"], EXPECTED, {_NEAR * (abs(expected) + 1)!r})
     return program(what(check, context, case), body, imports=imports, dtype="float64", raised=raised(reading))
 
 
-def penalty(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
-    """A model with penalties, and the loss that it must report."""
-    from bscheck.checks.penalties import _cut, _examples, _penalized_weights
-    from bscheck.oracles.linear import penalized_loss
+def penalized(kind: str) -> list[str]:
+    """Return the statements that make a model with penalties of a kind."""
     from bscheck.surface import penalties as known
 
-    kind = context.param.get("penalty")
-    weights = _penalized_weights(case.seed)
-    x, y = _examples(case.seed, case.examples)
-    w = draw_sample_weights(case.seed, case.examples, case.weights)
-    cuts = [slice(a, b) for a, b in case.edges]
-    parts = [penalized_loss(kind, weights, x[c], y[c], _cut(w, c))[0] for c in cuts]
     many = kind == "all"
     options_of = []
     if many or kind == "weights":
@@ -326,20 +318,35 @@ def penalty(check: Check, context: Context, case: InferenceCase, reading: Readin
         ]
     if many or kind == "activity":
         options_of += [f"activity_regularizer=keras.regularizers.L2({known.ACTIVITY})"]
-    added = many or kind == "add_loss"
     layer = f"""
 class MeanSquare(keras.layers.Layer):
     def call(self, inputs):
         self.add_loss({known.ADDED} * keras.ops.mean(keras.ops.square(inputs)))
         return inputs
 """
-    given = [f"x = {array(x)}", f"y = {array(y)}", *([f"w = {array(w)}"] if w is not None else [])]
-    body = "\n".join([
-        *given, layer if added else "", "model = keras.Sequential([", f"    keras.Input(({known.FEATURES},)),",
+    added = many or kind == "add_loss"
+    return [
+        layer if added else "", "model = keras.Sequential([", f"    keras.Input(({known.FEATURES},)),",
         f"    keras.layers.Dense({', '.join([str(known.HIDDEN), *options_of])}),",
         *(["    MeanSquare(),"] if added else []),
         f"    keras.layers.Dense({known.OUTPUTS}),", "])",
-        f"model.set_weights([{', '.join(map(array, weights))}])",
+    ]  # fmt: skip
+
+
+def penalty(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
+    """A model with penalties, and the loss that it must report."""
+    from bscheck.checks.penalties import _cut, _examples, _penalized_weights
+    from bscheck.oracles.linear import penalized_loss
+
+    kind = context.param.get("penalty")
+    weights = _penalized_weights(case.seed)
+    x, y = _examples(case.seed, case.examples)
+    w = draw_sample_weights(case.seed, case.examples, case.weights)
+    cuts = [slice(a, b) for a, b in case.edges]
+    parts = [penalized_loss(kind, weights, x[c], y[c], _cut(w, c))[0] for c in cuts]
+    given = [f"x = {array(x)}", f"y = {array(y)}", *([f"w = {array(w)}"] if w is not None else [])]
+    body = "\n".join([
+        *given, *penalized(kind), f"model.set_weights([{', '.join(map(array, weights))}])",
         f'model.compile(keras.optimizers.SGD(0.0), loss="mean_squared_error"{mode_of(case)})', "",
     ])  # fmt: skip
     imports: list[str] = []
