@@ -688,11 +688,16 @@ def _function(context: Context, case: MetricCase) -> Reading:
     call = exported()[whole.name]
     chunks = [c for c in whole.cut(case.chunks) if len(c.p) or whole.name not in REFUSE_EMPTY]
     seen = [numbers(call(c.y, c.predictions(), **whole.options)) for c in chunks]
+    joined = np.concatenate([s.astype(np.float64) for s in seen])
+    return compare(joined, of_each_example(whole), whole.u, told(whole, "of one example"))
+
+
+def of_each_example(whole: Situation) -> Value:
+    """Return what a metric function must give for each example."""
+    assert whole.y is not None
     own = rows(whole.name, whole.y, whole.p, whole.options)
     counted = np.ones(own.values.shape) if own.counted is None else own.counted
-    expected = Value(own.values * counted, own.sizes, own.slack, own.terms + 16)
-    joined = np.concatenate([s.astype(np.float64) for s in seen])
-    return compare(joined, expected, whole.u, told(whole, "of one example"))
+    return Value(own.values * counted, own.sizes, own.slack, own.terms + 16)
 
 
 # Exception: predictions without a last axis ------------------------------------------------------------------

@@ -388,6 +388,20 @@ def optimizer_follows_its_published_recurrence(context: Context, case: Recurrenc
     wrong = _misread(run, name, case)
     if wrong is not None:
         return wrong
+    found = _compared(context, run, case)
+    if case.part == "slots":
+        found = [s for s in found if s.part not in ("weight", "average")] or found
+    return worst([_reading(found, case.updates), *_finalized(run)])
+
+
+def followed(context: Context, case: RecurrenceCase) -> tuple[_Run, list[Step]]:
+    """Return what Keras did in a case, and what the recurrence gives beside it."""
+    run = _follow(context, context.param.get("optimizer"), case)
+    return run, _compared(context, run, case)
+
+
+def _compared(context: Context, run: _Run, case: RecurrenceCase) -> list[Step]:
+    """Return weights, slots and averages after each update, Keras's and the recurrence's."""
     parts = zip(*(prepared(window, case) for window in run.windows), strict=True)
     given = [Approximate(np.stack([g.value for g in p]), np.stack([g.error for g in p])) for p in parts]
     with np.errstate(all="ignore"):
@@ -397,9 +411,7 @@ def optimizer_follows_its_published_recurrence(context: Context, case: Recurrenc
         weights, found = [s for s in found if s.part == "weight"], [s for s in found if s.part != "weight"]
         for step in weights:
             found += _averaged(step, [a[step.variable] for a in run.averages], case, coarse)
-    if case.part == "slots":
-        found = [s for s in found if s.part not in ("weight", "average")] or found
-    return worst([_reading(found, case.updates), *_finalized(run)])
+    return found
 
 
 @dataclass(frozen=True)
@@ -412,6 +424,8 @@ class _Run:
     averages: Sequence[Sequence[Array]]
     windows: Sequence[Sequence[Sequence[Array]]]
     final: Sequence[Array]
+    optimizer: Any
+    rates: Sequence[float]
 
 
 def _bare(case: RecurrenceCase) -> RecurrenceCase:
@@ -445,7 +459,8 @@ def _follow(context: Context, name: str, case: RecurrenceCase) -> _Run:
         averages.append(_averages(rig))
     rig.finalize()
     hyper = hyperparameters(rig.optimizer, recurrence, case.dtype)
-    return _Run(recurrence, hyper, states, averages, windows, _read(rig, recurrence).weights)
+    final = _read(rig, recurrence).weights
+    return _Run(recurrence, hyper, states, averages, windows, final, rig.optimizer, _rates(case))
 
 
 def _finalized(run: _Run) -> list[Reading]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -208,6 +208,55 @@ def _seen_and_expected(expected: str, own: str, shares: Sequence[float], context
     if sums and not own:
         return f"{seen}\nexpected = [g / {k} for g in gradient(large)]  # a loss that sums is not averaged"
     return f"{seen}\nexpected = gradient(large)"
+
+
+def state(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
+    """One epoch of ``fit`` beside ``train_on_batch`` on the same batches, by all that they leave behind."""
+    from bscheck.checks.context import draw_weights, weighed
+    from bscheck.runtime.learner import MOMENTUM, RATE
+
+    bench, b = context.bench(case.dtype), case.batch_size
+    x, y, own = context.subject.draw(case.seed, case.examples)
+    w = weighed(context, own, draw_sample_weights(case.seed, case.examples, case.weights))
+    x, y, w = bench.cast((x, y, w))
+    if not _small((x, y)):
+        raise NoScript("its examples are too large to be written down")
+    parts = parts_of(context, case.dtype)
+    weights = bench.split(draw_weights(bench, case.seed, case.scale))
+    call, imports = call_of(replace(case, path="fit"), w is not None)
+    weights_of_batch = "" if w is None else f", sample_weight=w[i : i + {b}]"
+    body = f"""
+{parts.build}
+
+
+x = {tree(x)}
+y = {tree(y)}
+w = {tree(w)}
+{assigned("WEIGHTS", [np.asarray(v, case.dtype) for v in weights])}
+{ROWS.replace("rows(", "batch(")}
+
+def ready():
+    model = build()
+    for variable, value in zip(model.trainable_variables, WEIGHTS):
+        variable.assign(value)
+    optimizer = keras.optimizers.SGD({RATE}, momentum={MOMENTUM})
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, loss={parts.loss}{mode_of(case)})
+    return model
+
+
+model = ready()
+{call}
+alike = ready()
+for i in range(0, {case.examples}, {b}):
+    alike.train_on_batch(batch(x, i, i + {b}), batch(y, i, i + {b}){weights_of_batch})
+for a, b in zip([*model.variables, *model.optimizer.variables], [*alike.variables, *alike.optimizer.variables]):
+    seen, expected = keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)
+    if expected.dtype.kind == "f":
+        compare(f"after fit {{b.name}}", seen, expected, 1e-9 * (1 + np.abs(expected).max(initial=0)))
+"""
+    imports = [*parts.imports, *imports]
+    return program(what(check, context, case), body, imports=imports, dtype=case.dtype, raised=raised(reading))
 
 
 # Numbers that are reported -----------------------------------------------------------------------------

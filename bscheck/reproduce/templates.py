@@ -72,6 +72,9 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "end_of_the_data_is_not_a_step": streams.executions,
     "accumulated_penalties_match_the_large_batch": reports.gradients,
     "accumulated_masked_gradient_is_the_mean_of_its_micro_batches": reports.gradients,
+    "optimizer_follows_its_published_recurrence": updates.recurrence,
+    "fit_leaves_the_state_of_train_on_batch": models.state,
+    "metric_functions_give_each_example_its_own_value": values.metric_function,
     "every_source_trains_on_each_example_once_per_epoch": streams.trained,
     "every_epoch_is_shuffled_anew": streams.shuffled,
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from bscheck.cases import LossScaleCase, UpdateCase
+from bscheck.cases import LossScaleCase, RecurrenceCase, UpdateCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context
 from bscheck.reproduce import NoScript
-from bscheck.reproduce.text import array, options, program, raised, what
+from bscheck.reproduce.text import array, keras_object, options, program, raised, tree, what
 from bscheck.results.verdict import Reading
 from bscheck.runtime.rig import MAX_NORM, SHAPES
 from bscheck.surface.optimizers import BASE_OPTIONS, CLIPS, DECAY, EMAS, LEARNING_RATE, variant
@@ -88,6 +89,51 @@ for update in range({case.updates + ("accumulator" in reading.where)}):
     if "iterations" in reading.where:
         body += '    compare("optimizer.iterations", int(seen[0].iterations), update + 1, 0)\n'
     return program(what(check, context, case), body, dtype=case.dtype)
+
+
+def recurrence(check: Check, context: Context, case: RecurrenceCase, reading: Reading) -> str:
+    """Updates by an optimizer, and what its published recurrence gives for the weight or slot that was wrong."""
+    from bscheck.checks.recurrence import followed
+
+    found = re.fullmatch(r"(?:(\w+) of )?(\w+)\[.*\] after update (\d+)", reading.where)
+    if case.gradient != "dense" or case.dtype == "bfloat16" or found is None or found[1] == "average":
+        raise NoScript("rows, averages, final values and bfloat16 take the recorded case")
+    part, name, last = found[1] or "weight", found[2], int(found[3])
+    run, steps = followed(context, case)
+    index = list(SHAPES).index(name)
+    step = next(s for s in steps if s.part == part and s.variable == index)
+    lines = [f"SHAPES = {list(SHAPES)}", f"START = {tree([w.astype(case.dtype) for w in run.states[0].weights])}"]
+    lines += ["# The gradients of each update's micro-batches.", "WINDOWS = ["]
+    lines += [f"    {tree([list(gradients) for gradients in window])}," for window in run.windows[:last]]
+    lines += ["]", "variables = [keras.Variable(w, name=n) for n, w in zip(SHAPES, START)]"]
+    lines += [f"optimizer = {keras_object(run.optimizer)}"]
+    if case.decay == "exclude_listed":
+        lines += ["optimizer.exclude_from_weight_decay(var_list=[variables[1]])"]
+    elif case.decay == "exclude_bias":
+        lines += ['optimizer.exclude_from_weight_decay(var_names=["bias"])']
+    lines += ["optimizer.build(variables)"]
+    if case.earlier:
+        lines += ['counter = getattr(optimizer, "_iterations", optimizer.iterations)']
+        lines += [f"counter.assign({case.earlier * case.micro_batches})  # as if so many steps had been made"]
+    rates = run.rates if case.rate == "changing" else [None] * last
+    lines += [f"for window, rate in zip(WINDOWS, {rates[:last]}):", "    if rate is not None:"]
+    lines += ["        optimizer.learning_rate = rate", "    for gradients in window:"]
+    lines += ["        optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients])"]
+    lines += [_part(part, index), "# By one step of the published recurrence from the optimizer's own state, in NumPy."]
+    lines += [f"EXPECTED = {array(step.oracle[last - 1])}", f"BOUND = {array(step.bound[last - 1])}"]
+    lines += [f'compare("{part} of {name} after update {last}", keras.ops.convert_to_numpy(seen), EXPECTED, BOUND)']
+    return program(what(check, context, case), "\n".join(lines), dtype=case.dtype, raised=raised(reading))
+
+
+def _part(part: str, index: int) -> str:
+    """Return the statement that reads a weight, or a slot where releases of Keras keep it."""
+    from bscheck.oracles.optimizers.held import SLOT_ATTRIBUTES
+
+    if part == "weight":
+        return f"seen = variables[{index}]"
+    names = SLOT_ATTRIBUTES[part]
+    found = f"held = next(v for v in (getattr(optimizer, n, None) for n in {names}) if v is not None)"
+    return f"{found}\nseen = held[{index}] if isinstance(held, list) else held"
 
 
 def rows(check: Check, context: Context, case: UpdateCase, reading: Reading) -> str:

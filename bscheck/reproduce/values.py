@@ -68,6 +68,32 @@ def reset_metric(check: Check, context: Context, case: MetricCase, reading: Read
     return program(what(check, context, case), "\n".join(lines), dtype=dtype, raised=raised(reading))
 
 
+def metric_function(check: Check, context: Context, case: MetricCase, reading: Reading) -> str:
+    """A metric function on chunks of the examples, and each example's value by definition."""
+    from bscheck.checks.metrics import of_each_example, situation
+    from bscheck.runtime.bench import precision
+
+    with precision("float64" if case.dtype == "float64" else "float32"):
+        of = situation(context, case)
+        expected = of_each_example(of)
+    if of.inputs or of.mask is not None or 0 in case.chunks:
+        raise NoScript("its predictions are of another dtype, masked, or none: the recorded case makes them")
+    more = f", {options(of.options)}" if of.options else ""
+    body = f"""
+{_given(of)}
+parts, start = [], 0
+for size in {list(case.chunks)}:
+    rows = slice(start, start + size)
+    parts.append(keras.ops.convert_to_numpy(keras.metrics.{of.name}(y[rows], p[rows]{more})))
+    start += size
+{_BY_DEFINITION}
+EXPECTED = {array(expected.value)}
+compare("{of.name}", np.concatenate(parts), EXPECTED, {array(expected.bound(of.u) + 1e-37)})
+"""
+    dtype = "float64" if case.dtype == "float64" else "float32"
+    return program(what(check, context, case), body, dtype=dtype, raised=raised(reading))
+
+
 def _metric(of: Any) -> str:
     given = {**of.options, **({} if of.dtype is None else {"dtype": of.dtype})}
     return f"keras.metrics.{of.name}({options(given)})"

@@ -50,6 +50,18 @@ PLANTED = (
     "layers/state_not_reset",
     "layers/state_outlives_its_batch",
     "layers/statistics_move_at_inference",
+    "independence/loss_weights_exchanged_in_a_list",
+    "independence/metrics_forget_the_mask",
+    "independence/second_metric_of_a_list_gets_no_weights",
+    "independence/losses_by_name_exchanged_in_a_dict_of_outputs",
+    "independence/generator_yields_its_second_batch_twice",
+    "independence/metric_function_looks_at_its_neighbours",
+    "accumulation/new_epoch_empties_the_window",
+    "accumulation/execution_drops_the_steps_that_do_not_fill_it",
+    "accumulation/every_epoch_counts_one_step_more",
+    "accumulation/penalty_counted_in_every_micro_batch",
+    "accumulation/masked_steps_are_counted_in_training",
+    "accumulation/shrinkage_counted_once",
 )
 
 

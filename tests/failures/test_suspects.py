@@ -121,26 +121,19 @@ WITHOUT_A_PROGRAM = {
         "steps_leave_nothing_behind", "batch_sizes_seen_before_are_not_traced_again",
         "peak_memory_by_batch_size_is_reported",
     },
-    "a ledger of what every step saw": {
-        "end_of_the_data_is_not_a_step", "windows_run_on_across_epochs_and_calls",
-        "open_window_waits_for_the_next_call", "updates_do_not_depend_on_steps_per_execution",
-        "steps_of_ones_own_make_the_updates_of_fit", "every_epoch_reports_its_own_and_the_held_out_examples",
-        "fit_leaves_the_state_of_train_on_batch",
-    },
     "several devices, which a process has to set up first": {
         "replicas_make_the_updates_of_one_device", "replicas_report_the_history_of_one_device",
         "uneven_batch_averages_its_devices_equally",
     },
-    "an oracle, a twin or a bound that the case measures": {
+    "a step or an epoch's report that the case puts together": {
+        "steps_of_ones_own_make_the_updates_of_fit", "every_epoch_reports_its_own_and_the_held_out_examples",
+    },
+    "a twin or a bound that the case measures": {
         "accumulator_errs_no_more_than_its_precision", "training_at_the_edge_stays_finite",
         "accumulated_training_matches_large_batches", "accumulation_is_exact_on_integers",
         "wrapper_keeps_the_state_of_its_optimizer", "member_updates_its_own_variables_as_alone",
-        "optimizer_follows_its_published_recurrence", "schedules_count_micro_batches",
-        "accumulated_penalties_match_the_large_batch", "layer_gradient_is_the_sum_over_micro_batches",
-        "accumulated_masked_gradient_is_the_mean_of_its_micro_batches", "output_losses_add_up_with_their_weights",
-        "masked_loss_is_the_mean_of_what_is_left_in_each_batch", "weighted_metrics_of_masked_steps_are_exact",
-        "padding_does_not_change_the_output", "metric_functions_give_each_example_its_own_value",
-        "metrics_of_flat_predictions_average_the_updates", "evaluated_metrics_are_those_of_the_examples",
+        "schedules_count_micro_batches", "layer_gradient_is_the_sum_over_micro_batches",
+        "padding_does_not_change_the_output", "metrics_of_flat_predictions_average_the_updates",
         "float32_layer_computes_in_float32", "mixed_precision_layer_stays_near_its_exact_self",
     },
 }  # fmt: skip

@@ -26,7 +26,7 @@ _CAST_NAMES: Mapping[str, tuple[str, ...]] = {
 
 _NADAM_SCHEDULE_DECAY = 0.96  # Dozat 2016; not an attribute of Keras's Nadam
 
-_SLOT_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+SLOT_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "momentum": ("_momentums", "momentums", "adam_momentums", "_m"),
     "velocity": ("adam_velocities", "_velocities", "_v"),
     "velocity_hat": ("_velocity_hats",),
@@ -76,7 +76,7 @@ def _slot_variables(optimizer: Any, index: int, recurrence: Recurrence) -> dict[
 
 
 def _slot_variable(optimizer: Any, index: int, slot: str) -> Any:
-    for attribute in _SLOT_ATTRIBUTES[slot]:
+    for attribute in SLOT_ATTRIBUTES[slot]:
         held = getattr(optimizer, attribute, None)
         if isinstance(held, Mapping):  # Muon before Keras 3.13, by the variables' paths
             return held.get(optimizer._trainable_variables[index].path)
