@@ -85,10 +85,10 @@ def layer_gradient_is_the_sum_over_micro_batches(context: Context, case: LayerGr
     bench = bench_of(context, case)
     n = sum(case.sizes)
     training = not coupled(bench.name) and not bench.stochastic()
-    projections = _projections(bench, case, n)
+    drawn = projections(bench, case, n)
     edges = np.cumsum([0, *case.sizes])
-    large = _gradient(bench, case.seed, 0, n, projections, training)
-    micro = [_gradient(bench, case.seed, a, b, projections, training) for a, b in itertools.pairwise(edges)]
+    large = _gradient(bench, case.seed, 0, n, drawn, training)
+    micro = [_gradient(bench, case.seed, a, b, drawn, training) for a, b in itertools.pairwise(edges)]
     names = [v.path for v in bench.rig(bench.exact).layer.trainable_variables]
     weights = _weights([m[0] for m in micro], large[0])
     inputs = [np.concatenate(parts) for parts in zip(*(m[1] for m in micro), strict=True)]
@@ -114,7 +114,8 @@ def _gaps(bench: LayerBench, size: Sequence[Array]) -> list[float]:
     return [2.0**29 * 2.0**-24 * rms(s) for s in size]
 
 
-def _projections(bench: LayerBench, case: LayerGradientCase, n: int) -> list[Array]:
+def projections(bench: LayerBench, case: LayerGradientCase, n: int) -> list[Array]:
+    """Return what the outputs of n examples are multiplied by before they are summed."""
     rng = random(case.seed, 9)
     rig = bench.rig(bench.exact)
     outputs = rig.raw(take(bench.arguments(0), slice(0, 1)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import LayerCase, StatefulCase
+from bscheck.cases import LayerCase, LayerGradientCase, StatefulCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context
 from bscheck.reproduce import NoScript
@@ -26,7 +26,8 @@ def made(context: Context, case: Any, dtype: str = "") -> str:
     bench = bench_of(context, case)
     dtype = dtype or bench.dtype(case.dtype)
     rig = bench.rig(dtype)
-    arguments = take(bench.arguments(case.seed), slice(0, max(case.examples, 3)))
+    examples = sum(case.sizes) if isinstance(case, LayerGradientCase) else case.examples
+    arguments = take(bench.arguments(case.seed), slice(0, max(examples, 3)))
     if any(a.dtype.kind in "US" for a in _leaves(arguments)):
         raise NoScript("its inputs are strings")
     args, kwargs = arguments
@@ -153,6 +154,75 @@ for i, place in enumerate(PLACES):
         compare(f"the output of example {{place}}", a[place], b[0], bound)
 """
     return program(what(check, context, case), body, dtype=dtype, raised=raised(reading))
+
+
+def near_float64(check: Check, context: Context, case: LayerCase, reading: Reading) -> str:
+    """What a layer computes in a precision beside what it computes in float64, one example at a time."""
+    from bscheck.checks.layer_bench import bench_of
+
+    bench, n = bench_of(context, case), case.examples
+    if " is off by " not in reading.seen:
+        raise NoScript("it is about the dtype that weights are kept in")
+    expected = bench.alone(bench.exact, case.seed, range(n))
+    body = f"""
+{made(context, case)}
+seen = flat(layer(*rows(ARGS, slice(0, {n})), **rows(KWARGS, slice(0, {n}))))
+# The same layer in float64, one example at a time, and four times what rounding explains.
+EXPECTED = {tree(list(expected))}
+for a, b in zip(seen, EXPECTED):
+    compare("the output", a, b, {4 * float(reading.allowed)!r})
+"""
+    return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))
+
+
+def gradient(check: Check, context: Context, case: LayerGradientCase, reading: Reading) -> str:
+    """The gradient of a random projection of a layer's outputs, over a batch and over its parts."""
+    from bscheck.checks.layer_bench import ROWS, bench_of, coupled
+    from bscheck.checks.layer_gradients import projections
+
+    if context.runtime.name != "tensorflow":
+        raise NoScript("a gradient by this backend's own means takes the recorded case")
+    bench, n = bench_of(context, case), sum(case.sizes)
+    rig = bench.rig(bench.exact)
+    training = f", training={not coupled(bench.name) and not bench.stochastic()}" if rig.takes_training else ""
+    body = f"""
+{made(context, case, bench.exact)}
+PROJECTIONS = {tree(projections(bench, case, n))}
+
+
+def gradient(start, stop):
+    for variable, value in zip(layer.variables, WEIGHTS):
+        variable.assign(value)
+    pick = [i % {ROWS} for i in range(start, stop)]  # larger batches repeat the examples
+    given = rows((ARGS, KWARGS), pick)
+    inputs = [x for x in keras.tree.flatten(given) if x.dtype.is_floating]
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = [o for o in keras.tree.flatten(layer(*given[0], **given[1]{training})) if o is not None]
+        floats = [o for o in outputs if o.dtype.is_floating]
+        loss = sum(tf.reduce_sum(tf.cast(o, p.dtype) * p[start:stop]) for o, p in zip(floats, PROJECTIONS))
+    weights = [v.value for v in layer.trainable_variables]
+    found = tape.gradient(loss, [*weights, *inputs], unconnected_gradients="zero")
+    found = [tf.convert_to_tensor(g).numpy().astype("float64") for g in found]
+    return found[: len(weights)], found[len(weights) :]
+
+
+EDGES = {np.cumsum([0, *case.sizes]).tolist()}
+parts = [gradient(a, b) for a, b in zip(EDGES, EDGES[1:])]
+whole = gradient(0, {n})
+for i, expected in enumerate(whole[0]):
+    bound = {_NEAR[bench.exact]} * (1e-3 + sum(np.abs(p[0][i]) for p in parts).max(initial=0))
+    compare(f"the gradient of {{layer.trainable_variables[i].name}}", sum(p[0][i] for p in parts), expected, bound)
+for i, expected in enumerate(whole[1]):
+    bound = {_NEAR[bench.exact]} * (1e-3 + np.abs(expected).max(initial=0))
+    compare(f"the gradient of input {{i}}", np.concatenate([p[1][i] for p in parts]), expected, bound)
+"""
+    imports = ["import tensorflow as tf"]
+    return program(what(check, context, case), body, imports=imports, dtype=bench.exact, raised=raised(reading))
+
+
+#: Relative difference that rounding does not explain.
+_NEAR = {"float64": 1e-9, "float32": 1e-4}
 
 
 def other_batch_size(check: Check, context: Context, case: StatefulCase, reading: Reading) -> str:

@@ -75,6 +75,9 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "optimizer_follows_its_published_recurrence": updates.recurrence,
     "fit_leaves_the_state_of_train_on_batch": models.state,
     "metric_functions_give_each_example_its_own_value": values.metric_function,
+    "float32_layer_computes_in_float32": layers.near_float64,
+    "mixed_precision_layer_stays_near_its_exact_self": layers.near_float64,
+    "layer_gradient_is_the_sum_over_micro_batches": layers.gradient,
     "every_source_trains_on_each_example_once_per_epoch": streams.trained,
     "every_epoch_is_shuffled_anew": streams.shuffled,
 }

@@ -62,6 +62,9 @@ PLANTED = (
     "accumulation/penalty_counted_in_every_micro_batch",
     "accumulation/masked_steps_are_counted_in_training",
     "accumulation/shrinkage_counted_once",
+    "layers/last_example_has_no_gradient",
+    "layers/bias_forgotten_in_mixed_precision",
+    "layers/variance_as_a_difference_of_squares",
 )
 
 

@@ -132,9 +132,8 @@ WITHOUT_A_PROGRAM = {
         "accumulator_errs_no_more_than_its_precision", "training_at_the_edge_stays_finite",
         "accumulated_training_matches_large_batches", "accumulation_is_exact_on_integers",
         "wrapper_keeps_the_state_of_its_optimizer", "member_updates_its_own_variables_as_alone",
-        "schedules_count_micro_batches", "layer_gradient_is_the_sum_over_micro_batches",
-        "padding_does_not_change_the_output", "metrics_of_flat_predictions_average_the_updates",
-        "float32_layer_computes_in_float32", "mixed_precision_layer_stays_near_its_exact_self",
+        "schedules_count_micro_batches", "padding_does_not_change_the_output",
+        "metrics_of_flat_predictions_average_the_updates",
     },
 }  # fmt: skip
 
