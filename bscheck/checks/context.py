@@ -270,6 +270,10 @@ def _cut(tree: Any, start: int, stop: int) -> Any:
     return map_leaves(lambda a: np.asarray(a)[start:stop], tree)
 
 
+#: Why a check of many updates is not applicable on TensorFlow with Keras up to 3.6.
+TRACED_ANEW = "train_on_batch of this Keras is traced anew at every call: its updates would take minutes"
+
+
 def require(condition: bool, reason: str) -> None:
     """Raise `NotApplicable` with the reason unless the condition holds."""
     if not condition:

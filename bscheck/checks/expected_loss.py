@@ -15,7 +15,7 @@ import numpy as np
 
 from bscheck.cases import SEEDS, Case, LeastSquaresCase, seeds
 from bscheck.checks import Param, check, loss_pictures
-from bscheck.checks.context import Context, cached_in_process, require
+from bscheck.checks.context import TRACED_ANEW, Context, cached_in_process, require
 from bscheck.oracles.least_squares import (
     LeastSquares,
     batches,
@@ -104,7 +104,7 @@ def train(case: LeastSquaresCase, made: Setting, rows: Array, observed: Sequence
         before = runs.traces
         runs.train_on(np.swapaxes(x, 0, 1), y.T)
         anew = step > WARM and runs.traces > before
-        require(not anew, "train_on_batch of this Keras is traced anew at every call: its updates would take minutes")
+        require(not anew, TRACED_ANEW)
         if step in observed:
             seen.append(runs.weights())
     return seen

@@ -15,7 +15,7 @@ import numpy as np
 
 from bscheck.cases import Case, LearningCase, VarianceCase, seeds
 from bscheck.checks import Param, check
-from bscheck.checks.context import Context, cached_in_process, require
+from bscheck.checks.context import TRACED_ANEW, Context, cached_in_process, require
 from bscheck.checks.run import current_settings
 from bscheck.checks.variance import coupled_or_double, enumerate_gradients, variance_cases, variance_corners
 from bscheck.measure.equivalence import interval, share_interval
@@ -129,6 +129,7 @@ def sequence_corners(context: Context) -> Sequence[Case]:
 def predictions_by_batch_size_are_reported(context: Context, case: LearningCase) -> Reading:
     """Held-out loss by batch size is reported; batches accumulated from 16s end where batches of 32 do."""
     learner = _sequences()
+    require(not learner.traced_anew(), TRACED_ANEW)
     reports = {
         (name, size, seed): learner.train(seed, size, updates)
         for size in SIZES

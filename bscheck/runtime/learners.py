@@ -12,6 +12,7 @@ import numpy as np
 
 from bscheck.runtime import current, keras_module
 from bscheck.runtime.bench import Array, flatten, precision, seeded_initializers
+from bscheck.runtime.parallel_runs import trainings_traced
 
 
 def _initial(model: Any) -> list[Array]:
@@ -199,6 +200,14 @@ class SequenceLearner:
                 rows = np.take(order, range(step * batch_size, (step + 1) * batch_size), mode="wrap")
                 model.train_on_batch(x[rows], y[rows])
         return model
+
+    def traced_anew(self) -> bool:
+        """Whether ``train_on_batch`` is traced at every call (Keras up to 3.6), also of batches seen before."""
+        model, _ = self._models[1]
+        self._run(0, 1, 4)
+        before = trainings_traced(model)
+        self._run(0, 1, 1)
+        return trainings_traced(model) > before
 
     def train(self, seed: int, batch_size: int, updates: int) -> Report:
         """Return what the model tells, and what its predictions say, after so many updates on batches of this size."""

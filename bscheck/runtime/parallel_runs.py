@@ -11,6 +11,12 @@ from bscheck.runtime import current, keras_module
 from bscheck.runtime.bench import Array, precision, seeded
 
 
+def trainings_traced(model: Any) -> int:
+    """Return how often a model's ``train_on_batch`` was traced, as far as TensorFlow says; 0 elsewhere."""
+    counted = getattr(model.train_function, "experimental_get_tracing_count", None)
+    return int(counted()) if counted else 0
+
+
 class ParallelRuns:
     """One layer whose kernel holds the weights of every run; a run's gradient comes from its own examples alone.
 
@@ -43,9 +49,8 @@ class ParallelRuns:
 
     @property
     def traces(self) -> int:
-        """How often ``train_on_batch`` was traced, as far as TensorFlow says; 0 elsewhere."""
-        counted = getattr(self.model.train_function, "experimental_get_tracing_count", None)
-        return int(counted()) if counted else 0
+        """How often ``train_on_batch`` was traced, see `trainings_traced`."""
+        return trainings_traced(self.model)
 
     def restart(self, weights: Array, rate: float) -> None:
         """Give every run the same weights (d,) and this learning rate, at rest."""
