@@ -83,6 +83,11 @@ class BscheckItem(pytest.Item):
         return super().repr_failure(excinfo, style)
 
 
+def _named(parent: pytest.Collector, name: str) -> dict[str, str]:
+    """Return an item's name and id: from the name alone, pytest 9.2 would not see where its parameters begin."""
+    return {"name": name, "nodeid": f"{parent.nodeid}::{name}"}
+
+
 class PromiseItem(BscheckItem):
     """One check on one parameter."""
 
@@ -91,7 +96,7 @@ class PromiseItem(BscheckItem):
     @classmethod
     def of(cls, parent: pytest.Collector, check: Check, param: Param) -> Self:
         """Return the item, named ``check[param]``."""
-        item = cls.from_parent(parent, name=f"{check.name}[{param.id}]")
+        item = cls.from_parent(parent, **_named(parent, f"{check.name}[{param.id}]"))
         item.param = param
         item._prepare(check)
         return item
@@ -115,7 +120,7 @@ class KnownIssueItem(BscheckItem):
         """Return the item, named ``known_issue[id]``."""
         from bscheck.checks import get_check
 
-        item = cls.from_parent(parent, name=f"known_issue[{issue.id}]")
+        item = cls.from_parent(parent, **_named(parent, f"known_issue[{issue.id}]"))
         item.issue = issue
         item._prepare(get_check(issue.check))
         return item

@@ -235,6 +235,14 @@ def test_bad_option_is_one_line_and_exit_code_4(
     assert "INTERNALERROR" not in result.stdout.str()
 
 
+def test_last_failures_are_run_again_alone(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLANTED", "decay")
+    assert project.runpytest_subprocess("-k", "lstm").ret == pytest.ExitCode.TESTS_FAILED
+    result = project.runpytest_subprocess("--lf", "-v")
+    result.stdout.fnmatch_lines(["run-last-failure: rerun previous 1 failure", "*sums_agree[[]lstm] FAILED*"])
+    result.assert_outcomes(failed=1)
+
+
 def test_record_outside_that_hides_the_projects_settings_is_refused(project: pytest.Pytester, tmp_path: Path) -> None:
     project.makepyprojecttoml('[tool.pytest.ini_options]\ntestpaths = ["."]\n')
     record = tmp_path / "elsewhere" / "r.json"
