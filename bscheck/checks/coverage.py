@@ -171,7 +171,7 @@ def _split(case: StreamCase) -> tuple[int, int]:
     params=source_params,
     cases=stream_cases,
     corners=stream_corners,
-    examples=(1, 2, 300),
+    examples=(1, 1, 300),
     per_subject=False,
     catches="a last batch that is dropped, a batch seen twice, targets or weights shuffled otherwise than inputs, "
     "held-out examples that are trained on, an epoch too many, a stream that is cut or peeked at and not restored",

@@ -335,7 +335,7 @@ def definition_cases(context: Context) -> Any:
     params=metric_params,
     corners=definition_corners,
     applies=constructible,
-    examples=(2, 4, 100),
+    examples=(2, 3, 100),
     per_subject=False,
     catches="a metric that averages over updates instead of examples, drops or repeats a row, counts in the wrong "
     "denominator or bucket, mixes examples up, or changes by being read",
@@ -405,7 +405,7 @@ def weight_corners(context: Context) -> Sequence[MetricCase]:
     params=metric_params,
     corners=weight_corners,
     applies=constructible,
-    examples=(2, 4, 100),
+    examples=(2, 3, 100),
     per_subject=False,
     catches="weights that are ignored, for one option or shape only, that weigh the sum but not the count, that are "
     "spread over the wrong axis; weights of 1 that differ from none",
