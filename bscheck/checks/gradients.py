@@ -506,6 +506,17 @@ def _integer_bench() -> Bench:
     return Bench(integers(), "float32")
 
 
+def integer_window(bench: Bench, case: GradientCase) -> tuple[Array, list[tuple[Array, Array, None]]]:
+    """Return weights and micro-batches of small integers."""
+    rng = np.random.default_rng((case.seed, 3))
+    weights = rng.integers(-3, 4, int(bench.offsets[-1])).astype(np.float64)
+    edges = np.concatenate([[0], np.cumsum(case.sizes)])
+    x, y, _ = bench.subject.draw(case.seed, int(edges[-1]))
+    # Targets in multiples of k make every gradient one, so that dividing by k is exact however it is compiled.
+    y = y * len(case.sizes)
+    return weights, [(x[a:b], y[a:b], None) for a, b in itertools.pairwise(edges)]
+
+
 @check(
     family="accumulation",
     claims=("C1", "C4"),
@@ -523,13 +534,8 @@ def _integer_bench() -> Bench:
 def accumulation_is_exact_on_integers(context: Context, case: GradientCase) -> Reading:
     """On integers the accumulated gradient is the large batch's, bit for bit."""
     bench = _integer_bench()
-    rng = np.random.default_rng((case.seed, 3))
-    bench.set_weights(rng.integers(-3, 4, int(bench.offsets[-1])).astype(np.float64))
-    edges = np.concatenate([[0], np.cumsum(case.sizes)])
-    x, y, _ = bench.subject.draw(case.seed, int(edges[-1]))
-    # Targets in multiples of k make every gradient one, so that dividing by k is exact however it is compiled.
-    y = y * len(case.sizes)
-    batches = [(x[a:b], y[a:b], None) for a, b in itertools.pairwise(edges)]
+    weights, batches = integer_window(bench, case)
+    bench.set_weights(weights)
     large = bench.gradient(concatenate(batches), case.mode)[1]
     require(float(np.abs(large).max()) < 2**24, "an integer gradient left the exact range")
     window = bench.accumulate(batches, case.path, case.mode)

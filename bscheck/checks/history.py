@@ -120,13 +120,13 @@ def history_reading(context: Context, case: InferenceCase) -> Reading:
     model = ready_trainer(context, case, part.weights)
     if case.path == "fit":
         report = model.fit((part.x, part.y, part.w), case.batch_size, case.source, _shuffled(context, case))
-        return compare_values(report, _reported(context, part, report), "the history of fit")
+        return compare_values(report, reported(context, part, report), "the history of fit")
     readings = []
     for j, (start, stop) in enumerate(case.edges):
-        piece = _slice(part, start, stop, coupled)
+        piece = slice_of(part, start, stop, coupled)
         report = model.on_batch(case.path, (piece.x, piece.y, piece.w))
         what = f"{case.path}, batch {j + 1} of {len(case.edges)},"
-        readings.append(compare_values(report, _reported(context, piece, report), what))
+        readings.append(compare_values(report, reported(context, piece, report), what))
     return worst(readings)
 
 
@@ -202,11 +202,9 @@ def epoch_cases(context: Context) -> Any:
 )
 def every_epoch_reports_its_own_and_the_held_out_examples(context: Context, case: InferenceCase) -> Reading:
     """Every epoch's history is that of its examples, and of the held-out ones, whatever came before."""
-    n = case.examples
-    both = replace(case, batches=2 * case.batches, tail=2 * case.tail)
-    part = truth(context, both, sample_weight=draw_sample_weights(case.seed, both.examples, case.weights))
+    n, part = case.examples, both_parts(context, case)
     model = ready_trainer(context, case, part.weights)
-    trained, held = _slice(part, 0, n, False), _slice(part, n, 2 * n, False)
+    trained, held = slice_of(part, 0, n, False), slice_of(part, n, 2 * n, False)
     first, second = ((piece.x, piece.y, piece.w) for piece in (trained, held))
     readings = []
     reports = model.fit_and_validate(first, second, case.batch_size, case.source, EPOCHS)
@@ -214,18 +212,25 @@ def every_epoch_reports_its_own_and_the_held_out_examples(context: Context, case
         own = {name: value for name, value in report.items() if not name.startswith(VALIDATION)}
         of_held = {name.removeprefix(VALIDATION): v for name, v in report.items() if name.startswith(VALIDATION)}
         for piece, seen, what in ((trained, own, "examples"), (held, of_held, "held-out examples")):
-            readings.append(compare_values(seen, _reported(context, piece, own), f"epoch {epoch}, {what},"))
+            readings.append(compare_values(seen, reported(context, piece, own), f"epoch {epoch}, {what},"))
     return worst(readings)
 
 
-def _reported(context: Context, part: Truth, report: Mapping[str, float]) -> dict[str, Expected]:
+def both_parts(context: Context, case: InferenceCase) -> Truth:
+    """Return the truth of a case's examples, those trained on and as many held out."""
+    both = replace(case, batches=2 * case.batches, tail=2 * case.tail)
+    return truth(context, both, sample_weight=draw_sample_weights(case.seed, both.examples, case.weights))
+
+
+def reported(context: Context, part: Truth, report: Mapping[str, float]) -> dict[str, Expected]:
+    """Return the values by definition of what is reported, where there is a formula."""
     total = total_loss(context, part)
     known = metric_values(context, part)
     expected = {name: known[name] for name in report if name in known}
     return expected if total is None else {**expected, "loss": total}
 
 
-def _slice(part: Truth, start: int, stop: int, calibration: bool) -> Truth:
+def slice_of(part: Truth, start: int, stop: int, calibration: bool) -> Truth:
     """Return the truth of some of its examples, with the calibration rows that are theirs if asked for."""
     cut = slice(start, stop)
     found = replace(

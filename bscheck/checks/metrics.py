@@ -738,13 +738,18 @@ def metrics_of_flat_predictions_average_the_updates(context: Context, case: Metr
 
 @in_precision
 def _flat(context: Context, case: MetricCase) -> Reading:
-    whole = situation(context, replace(case, targets="other", steps=0))
-    whole = replace(whole, p=whole.p[:, 0])
+    whole, parts, expected = flattened(context, case)
     metric = whole.new()
-    parts = [chunk for chunk in whole.cut(case.chunks) if len(chunk.p)]
     for chunk in parts:
         chunk.update(metric)
+    return compare(value_of(metric), expected, whole.u, told(whole, "of predictions (N,)"))
+
+
+def flattened(context: Context, case: MetricCase) -> tuple[Situation, list[Situation], Value]:
+    """Return a case's situation with predictions (N,), its chunks that have examples, and the mean of their values."""
+    whole = situation(context, replace(case, targets="other", steps=0))
+    whole = replace(whole, p=whole.p[:, 0])
+    parts = [chunk for chunk in whole.cut(case.chunks) if len(chunk.p)]
     values = [replace(chunk, p=chunk.p[:, None]).expected() for chunk in parts]
     joined = [np.asarray(np.mean([getattr(v, key) for v in values])) for key in ("value", "size", "slack")]
-    expected = Value(joined[0], joined[1], joined[2], max(v.roundings for v in values) + len(values))
-    return compare(value_of(metric), expected, whole.u, told(whole, "of predictions (N,)"))
+    return whole, parts, Value(joined[0], joined[1], joined[2], max(v.roundings for v in values) + len(values))

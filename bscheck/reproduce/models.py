@@ -259,6 +259,46 @@ for a, b in zip([*model.variables, *model.optimizer.variables], [*alike.variable
     return program(what(check, context, case), body, imports=imports, dtype=case.dtype, raised=raised(reading))
 
 
+def integers(check: Check, context: Context, case: GradientCase, reading: Reading) -> str:
+    """Micro-batches of integers beside the large batch: nothing is rounded, so nothing may differ."""
+    from bscheck.checks.gradients import integer_window
+    from bscheck.reference_subjects import integers as subject
+    from bscheck.runtime.bench import Bench
+
+    bench = Bench(subject(), "float32")
+    weights, batches = integer_window(bench, case)
+    k = len(batches)
+    body = f"""
+class SumOfProducts(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return keras.ops.sum(y_true * y_pred, axis=-1)
+
+
+{_source_of(bench.subject.name, bench.model)}
+
+
+{assigned("WEIGHTS", [np.asarray(w, "float32") for w in bench.split(weights)])}
+BATCHES = {tree([(x, y) for x, y, _ in batches])}
+
+
+def gradient(batches, k=None):
+    model = build()
+    for variable, value in zip(model.trainable_variables, WEIGHTS):
+        variable.assign(value)
+    # With SGD and a learning rate of 1, what the weights lose is the gradient.
+    model.compile(keras.optimizers.SGD(1.0, gradient_accumulation_steps=k), loss=SumOfProducts(reduction="sum"))
+    for x, y in batches:
+        model.train_on_batch(x, y)
+    return [w - keras.ops.convert_to_numpy(v) for w, v in zip(WEIGHTS, model.trainable_variables)]
+
+
+large = [tuple(np.concatenate(parts) for parts in zip(*BATCHES))]
+for i, (a, b) in enumerate(zip(gradient(BATCHES, {k}), gradient(large))):
+    compare(f"the gradient of weight {{i}}, ", a, b / np.float32({k}), 0)
+"""
+    return program(what(check, context, case), body, raised=raised(reading))
+
+
 # Numbers that are reported -----------------------------------------------------------------------------
 
 
@@ -282,19 +322,63 @@ def evaluation(check: Check, context: Context, case: InferenceCase, reading: Rea
     )  # fmt: skip
 
 
+def epochs(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
+    """What each epoch of ``fit`` reports of the examples trained on and of those held out, at a learning rate of 0."""
+    from bscheck.checks.history import EPOCHS, both_parts, reported, slice_of
+
+    if case.source != "arrays" or case.steps_per_execution > 1:
+        raise NoScript("its held-out examples come from a stream: the recorded case makes it")
+    name = reading.where or "loss"
+    parts = parts_of(context, case.dtype)
+    whole, n = both_parts(context, case), case.examples
+    if not _small((whole.x, whole.y)) or case.dtype.startswith("mixed"):
+        raise NoScript("its examples are too large to be written down, or its precision needs the case's own bound")
+    expected = [reported(context, slice_of(whole, a, a + n, False), {name: 0.0}) for a in (0, n)]
+    if any(name not in e for e in expected):
+        raise NoScript("no formula is known for what is reported")
+    plain = _plain(context.subject.metrics)
+    more = f", metrics={plain}, weighted_metrics={plain}" if context.subject.metrics else ""
+    weights = [np.asarray(v, case.dtype) for v in context.bench(case.dtype).split(whole.weights)]
+    body = f"""
+{parts.build}
+
+
+x = {tree(whole.x)}
+y = {tree(whole.y)}
+w = {tree(whole.w)}
+{assigned("WEIGHTS", weights)}
+{ROWS}
+model = build()
+for variable, value in zip(model.trainable_variables, WEIGHTS):
+    variable.assign(value)
+model.compile(keras.optimizers.SGD(0.0), loss={parts.loss}{more}{mode_of(case)})
+first, held_out = (tuple(rows(part, a, a + {n}) for part in (x, y, w) if part is not None) for a in (0, {n}))
+history = model.fit(
+    *first[:2], sample_weight={"first[2]" if whole.w is not None else "None"}, batch_size={case.batch_size},
+    validation_data=held_out, validation_batch_size={case.batch_size + 1}, epochs={EPOCHS}, shuffle=False, verbose=0,
+).history
+# Nothing is learnt, so every epoch reports the same: by NumPy from each example's own prediction.
+for key, expected, bound in (({name!r}, {expected[0][name].value!r}, {2 * expected[0][name].bound!r}),
+                             ("val_" + {name!r}, {expected[1][name].value!r}, {2 * expected[1][name].bound!r})):
+    compare(f"{{key}} of each epoch", history[key], np.full({EPOCHS}, expected), bound)
+"""
+    imports = parts.imports
+    return program(what(check, context, case), body, imports=imports, dtype=case.dtype, raised=raised(reading))
+
+
 def history(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
     """What ``fit``, ``train_on_batch`` or ``test_on_batch`` report beside the mean over each one's examples."""
-    from bscheck.checks.history import _reported, _slice
+    from bscheck.checks.history import reported, slice_of
 
     if context.traits.batch_statistics and case.path != "test_on_batch":
         raise NoScript("batch statistics couple the examples: the recorded case measures its own bound")
     name = reading.where or "loss"
     head, part = ready(context, case)
-    pieces = [_slice(part, a, b, False) for a, b in case.edges]
+    pieces = [slice_of(part, a, b, False) for a, b in case.edges]
     if case.path == "fit":
-        expected = [_reported(context, part, {name: 0.0})]
+        expected = [reported(context, part, {name: 0.0})]
     else:
-        expected = [_reported(context, piece, {name: 0.0}) for piece in pieces]
+        expected = [reported(context, piece, {name: 0.0}) for piece in pieces]
     if any(name not in e for e in expected):
         raise NoScript("no formula is known for what is reported")
     wanted, bounds = [e[name].value for e in expected], [2 * e[name].bound for e in expected]

@@ -78,6 +78,11 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "float32_layer_computes_in_float32": layers.near_float64,
     "mixed_precision_layer_stays_near_its_exact_self": layers.near_float64,
     "layer_gradient_is_the_sum_over_micro_batches": layers.gradient,
+    "metrics_of_flat_predictions_average_the_updates": values.flat_metric,
+    "accumulation_is_exact_on_integers": models.integers,
+    "schedules_count_micro_batches": updates.schedule,
+    "member_updates_its_own_variables_as_alone": updates.members,
+    "every_epoch_reports_its_own_and_the_held_out_examples": models.epochs,
     "every_source_trains_on_each_example_once_per_epoch": streams.trained,
     "every_epoch_is_shuffled_anew": streams.shuffled,
 }

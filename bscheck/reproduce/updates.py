@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
-from bscheck.cases import LossScaleCase, RecurrenceCase, UpdateCase
+from bscheck.cases import LossScaleCase, MemberCase, RecurrenceCase, ScheduleCase, UpdateCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context
 from bscheck.reproduce import NoScript
@@ -177,6 +178,98 @@ for update, (rows, values) in enumerate(STEPS):
 {_COMPARED}
 """
     return program(what(check, context, case), body, imports=["import tensorflow as tf"], dtype=case.dtype)
+
+
+def schedule(check: Check, context: Context, case: ScheduleCase, reading: Reading) -> str:
+    """Windows under a learning-rate schedule, each beside an update at the rate of its last micro-batch."""
+    from bscheck.surface.schedules import settings
+
+    name = context.param.get("schedule")
+    chosen = settings(name)[case.setting % len(settings(name))]
+    made = _ready(context.param.get("optimizer"), case).replace(f"learning_rate={LEARNING_RATE!r}, ", "")
+    body = f"""
+SHAPES = {dict(SHAPES)}
+EPS, K = {_EPS[case.dtype]}, {case.micro_batches}
+SCHEDULE = keras.optimizers.schedules.{name}({options(chosen)})
+
+
+def draw(salt):
+    rng = np.random.default_rng(({case.seed}, 7, salt))
+    return [rng.standard_normal(shape).astype("{case.dtype}") for shape in SHAPES.values()]
+
+
+{made}
+
+{_STATE}
+
+# One accumulates K micro-batches under the schedule; the other is given their mean, and the rate of the last one.
+seen = ready(learning_rate=SCHEDULE, gradient_accumulation_steps=K)
+expected = ready(learning_rate={LEARNING_RATE!r})
+for update in range({case.updates}):
+    old = state(*expected)
+    window = [draw(1 + update * K + j) for j in range(K)]
+    for gradients in window:
+        seen[0].apply([keras.ops.convert_to_tensor(g) for g in gradients])
+    mean = [sum(g[i] for g in window) / np.asarray(K, "{case.dtype}") for i in range(len(SHAPES))]
+    expected[0].learning_rate = float(SCHEDULE(keras.ops.convert_to_tensor(update * K + K - 1, "int32")))
+    expected[0].apply([keras.ops.convert_to_tensor(g) for g in mean])
+{_COMPARED}
+"""
+    return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))
+
+
+def members(check: Check, context: Context, case: MemberCase, reading: Reading) -> str:
+    """Two optimizers behind one, each beside itself alone."""
+    from bscheck.checks.members import OTHERS
+
+    k = f"gradient_accumulation_steps={case.micro_batches}" if case.micro_batches > 1 else ""
+    j = f"gradient_accumulation_steps={case.other}" if case.other > 1 else ""
+    own, second = (_optimizer(name, c).replace("**more", more) for name, c, more in (
+        (context.param.get("optimizer"), case, k), ("momentum", replace(case, ema="none"), j)
+    ))  # fmt: skip
+    factor = f", loss_scale_factor={2.0**case.exponent}" if case.exponent else ""
+    given = "keras.optimizers.OptimizerMap(own, {OTHER: second})"
+    given = given if case.given == "map" else "lambda variable: second if variable.path == OTHER else own"
+    body = f"""
+SHAPES, OTHER = {dict(SHAPES)}, "{OTHERS}"
+EPS = {_EPS[case.dtype]}
+
+
+def draw(salt):
+    rng = np.random.default_rng(({case.seed}, 8, salt))
+    return {{name: 2 * rng.standard_normal(shape).astype("{case.dtype}") for name, shape in SHAPES.items()}}
+
+
+def optimizers():
+    return {own}, {second}
+
+
+def ready(optimizer, names):
+    variables = [keras.Variable(draw(0)[n], name=n) for n in names]
+    optimizer.build(variables)
+    return optimizer, variables
+
+
+def weights(*pairs):
+    return {{v.name: keras.ops.convert_to_numpy(v).astype("float64") for _, variables in pairs for v in variables}}
+
+
+own, second = optimizers()
+together = ready(keras.optimizers.MultiOptimizer({given}{factor}), SHAPES)
+own, second = optimizers()
+alone = ready(own, [n for n in SHAPES if n != OTHER]), ready(second, [OTHER])
+for update in range({case.micro_batches * case.updates}):
+    before, gradients = weights(*alone), draw(1 + update)
+    for (optimizer, variables), scale in ((together, {2.0**case.exponent}), (alone[0], 1.0), (alone[1], 1.0)):
+        tensors = [gradients[v.name] * np.asarray(scale, "{case.dtype}") for v in variables]
+        optimizer.apply([keras.ops.convert_to_tensor(g) for g in tensors])
+    expected = weights(*alone)
+    for name, new in weights(together).items():
+        want, old = expected[name], before[name]
+        bound = 8 * EPS * (abs(old) + abs(want) + abs(want - old)) + 1e-37
+        compare(f"after micro-batch {{update + 1}}, {{name}}", new, want, bound)
+"""
+    return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))
 
 
 def loss_scale(check: Check, context: Context, case: LossScaleCase, reading: Reading) -> str:

@@ -94,6 +94,22 @@ compare("{of.name}", np.concatenate(parts), EXPECTED, {array(expected.bound(of.u
     return program(what(check, context, case), body, dtype=dtype, raised=raised(reading))
 
 
+def flat_metric(check: Check, context: Context, case: MetricCase, reading: Reading) -> str:
+    """Updates of a metric with predictions (N,), and the mean of the updates' values."""
+    from bscheck.checks.metrics import flattened
+    from bscheck.runtime.bench import precision
+
+    with precision("float64" if case.dtype == "float64" else "float32"):
+        of, parts, expected = flattened(context, case)
+    lines = [_given(of), f"CHUNKS = {[len(part.p) for part in parts]}"]
+    lines += ["# The mean of the updates' own values, in NumPy.", f"EXPECTED = {array(expected.value)}"]
+    lines += [f"metric = {_metric(of)}", *_updates(of, case, "metric")]
+    lines += ["seen = keras.ops.convert_to_numpy(metric.result())"]
+    lines += [f'compare("{of.name}", seen, EXPECTED, {array(expected.bound(of.u) + 1e-37)})']
+    dtype = "float64" if case.dtype == "float64" else "float32"
+    return program(what(check, context, case), "\n".join(lines), dtype=dtype, raised=raised(reading))
+
+
 def _metric(of: Any) -> str:
     given = {**of.options, **({} if of.dtype is None else {"dtype": of.dtype})}
     return f"keras.metrics.{of.name}({options(given)})"

@@ -63,6 +63,11 @@ PLANTED = (
     "accumulation/masked_steps_are_counted_in_training",
     "accumulation/shrinkage_counted_once",
     "layers/last_example_has_no_gradient",
+    "accumulation/decay_reads_the_next_rate",
+    "accumulation/members_take_turns",
+    "accumulation/integers_off_by_one_ulp",
+    "independence/flat_predictions_get_an_axis",
+    "independence/validation_forgets_its_weights",
     "layers/bias_forgotten_in_mixed_precision",
     "layers/variance_as_a_difference_of_squares",
 )

@@ -125,15 +125,10 @@ WITHOUT_A_PROGRAM = {
         "replicas_make_the_updates_of_one_device", "replicas_report_the_history_of_one_device",
         "uneven_batch_averages_its_devices_equally",
     },
-    "a step or an epoch's report that the case puts together": {
-        "steps_of_ones_own_make_the_updates_of_fit", "every_epoch_reports_its_own_and_the_held_out_examples",
-    },
-    "a twin or a bound that the case measures": {
-        "accumulator_errs_no_more_than_its_precision", "training_at_the_edge_stays_finite",
-        "accumulated_training_matches_large_batches", "accumulation_is_exact_on_integers",
-        "wrapper_keeps_the_state_of_its_optimizer", "member_updates_its_own_variables_as_alone",
-        "schedules_count_micro_batches", "padding_does_not_change_the_output",
-        "metrics_of_flat_predictions_average_the_updates",
+    "a step, a twin or a bound that the case makes": {
+        "steps_of_ones_own_make_the_updates_of_fit", "accumulator_errs_no_more_than_its_precision",
+        "training_at_the_edge_stays_finite", "accumulated_training_matches_large_batches",
+        "wrapper_keeps_the_state_of_its_optimizer", "padding_does_not_change_the_output",
     },
 }  # fmt: skip
 
