@@ -47,6 +47,7 @@ FAMILIES = {
         "bscheck.checks.paths",
         "bscheck.checks.layers",
         "bscheck.checks.layer_masks",
+        "bscheck.checks.mask_passing",
         "bscheck.checks.layer_precision",
         "bscheck.checks.layer_state",
     ),

@@ -38,6 +38,7 @@ layer_examples_do_not_mix_in_training = promise("layer_examples_do_not_mix_in_tr
 layer_takes_tiny_batches = promise("layer_takes_tiny_batches")
 layer_output_has_the_announced_shape = promise("layer_output_has_the_announced_shape")
 masked_steps_change_nothing = promise("masked_steps_change_nothing")
+mask_goes_on_with_the_steps = promise("mask_goes_on_with_the_steps")
 float32_layer_computes_in_float32 = promise("float32_layer_computes_in_float32")
 mixed_precision_layer_stays_near_its_exact_self = promise("mixed_precision_layer_stays_near_its_exact_self")
 inference_leaves_nothing_behind = promise("inference_leaves_nothing_behind")
