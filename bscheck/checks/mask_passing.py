@@ -133,7 +133,7 @@ def mask_goes_on_with_the_steps(context: Context, case: MaskPassingCase) -> Read
     readings = []
     if case.way != "keyword" or bench.construction.masks == ("mask",):  # query_mask is for the layer itself
         readings.append(_mask_reading(bench.construction, outputs, masks[0], _words(case)))
-    if case.way != "keyword" and _declared(bench.construction):
+    if case.way == "attached" and _declared(bench.construction):
         rig, steps = bench.rig(case.dtype), bench.construction.steps
         pair = (outputs, rig.raw(rows, eager=True))
         seen, expected = (valid_steps(rig.arrays(o), masks[0], steps, masks[0].shape[1]) for o in pair)
