@@ -1069,3 +1069,23 @@ class MaskPassingCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "way": ("attached", "keyword", "model"), "dtype": ("float32", "mixed_bfloat16"),
     }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrintedCase(Case):
+    """Examples whose loss a progress bar shows.
+
+    Attributes
+    ----------
+    examples, batch_size : int
+        N and B.
+    verbose : int
+        1 for a bar, 2 for a line.
+    """
+
+    examples: int = 5
+    batch_size: int = 2
+    verbose: int = 1
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES}

@@ -126,6 +126,9 @@ FIXED = (
         "a mask is lost where a layer casts its inputs", "mask_goes_on_with_the_steps",
         "3.13.2", "3.14.0", {"layer": "Dense"},
     ),
+    Defect(
+        "progress bar averages means", "printed_figures_are_those_of_the_examples_so_far", "3.14.1", "3.15.0"
+    ),
     Defect("losses by name in the order of the alphabet", REPORTED, "3.6.0", "3.7.0", {"model": "named_targets"}),
     Defect("a compiled model inside another loses its metrics", REPORTED, "3.7.0", "3.8.0", {"model": "nested"}),
     Defect(

@@ -40,6 +40,7 @@ FAMILIES = {
         "bscheck.checks.independence",
         "bscheck.checks.evaluation",
         "bscheck.checks.history",
+        "bscheck.checks.printed",
         "bscheck.checks.layer_values",
         "bscheck.checks.metrics",
         "bscheck.checks.compiled_metrics",

@@ -145,7 +145,7 @@ WITHOUT_A_PROGRAM = {
         "padding_does_not_change_the_output", "metric_functions_give_each_example_its_own_value",
         "metrics_of_flat_predictions_average_the_updates", "evaluated_metrics_are_those_of_the_examples",
         "layer_examples_do_not_mix_in_training", "masked_steps_change_nothing", "float32_layer_computes_in_float32",
-        "mask_goes_on_with_the_steps",
+        "mask_goes_on_with_the_steps", "printed_figures_are_those_of_the_examples_so_far",
         "mixed_precision_layer_stays_near_its_exact_self", "inference_leaves_nothing_behind",
         "stateful_layer_goes_on_where_it_stopped", "stateless_layer_forgets_between_batches",
     },
