@@ -1043,3 +1043,49 @@ class MemoryCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "work": ("training", "accumulated", "inference"), "dtype": DTYPES,
     }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskPassingCase(Case):
+    """Sequences that reach a layer with a mask.
+
+    Attributes
+    ----------
+    option : str
+        As in `LayerCase`.
+    way : str
+        ``attached`` to the inputs, by ``keyword``, or made by the Masking layers of a ``model``.
+    dtype : str
+        The layer's policy; its inputs are float32, so that it casts them under another one.
+    examples : int
+        Number of sequences.
+    """
+
+    option: str = "plain"
+    way: str = "attached"
+    dtype: str = "float32"
+    examples: int = 3
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "way": ("attached", "keyword", "model"), "dtype": ("float32", "mixed_bfloat16"),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrintedCase(Case):
+    """Examples whose loss a progress bar shows.
+
+    Attributes
+    ----------
+    examples, batch_size : int
+        N and B.
+    verbose : int
+        1 for a bar, 2 for a line.
+    """
+
+    examples: int = 5
+    batch_size: int = 2
+    verbose: int = 1
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from bscheck.errors import SubjectError, one_line
 from bscheck.oracles.losses import of_loss
 from bscheck.runtime import keras_module
 from bscheck.runtime.bench import Array, Bench, build_model, precision
+from bscheck.runtime.masks import mask_of
 from bscheck.subject import Subject, leaves, map_leaves
 from bscheck.tolerance import rms
 
@@ -252,13 +252,7 @@ def _stochastic(bench: Bench, x: Any) -> bool:
 def _mask_reaches_loss(bench: Bench, batch: Sequence[Any]) -> bool:
     with precision(bench.dtype):
         outputs = bench.model(_tensors(batch)[0], training=True)
-    return any(_mask(leaf) is not None for leaf in leaves(outputs))
-
-
-def _mask(output: Any) -> Any:
-    """Return the mask that Keras attached to an output; since 3.7 it keeps those of JAX arrays in a table."""
-    find = getattr(importlib.import_module("keras.src.backend"), "get_keras_mask", None)
-    return find(output) if find else getattr(output, "_keras_mask", None)
+    return any(mask_of(leaf) is not None for leaf in leaves(outputs))
 
 
 def _has_penalties(bench: Bench, batch: Sequence[Any]) -> bool:

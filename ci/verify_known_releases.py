@@ -123,6 +123,19 @@ FIXED = (
     Defect("metrics by the keys of outputs", REPORTED, "3.11.3", "3.12.0", {"model": "keyed_outputs"}),
     Defect("targets by name at other outputs' metrics", REPORTED, "3.14.0", "3.14.1", {"model": "named_targets"}),
     Defect(
+        "a mask is lost where a layer casts its inputs", "mask_goes_on_with_the_steps",
+        "3.13.2", "3.14.0", {"layer": "Dense"},
+    ),
+    Defect(
+        "progress bar averages means", "printed_figures_are_those_of_the_examples_so_far", "3.14.1", "3.15.0"
+    ),
+    Defect("losses by name in the order of the alphabet", REPORTED, "3.6.0", "3.7.0", {"model": "named_targets"}),
+    Defect("a compiled model inside another loses its metrics", REPORTED, "3.7.0", "3.8.0", {"model": "nested"}),
+    Defect(
+        "recurrent dropout of a GRU drops its state", "layer_computes_its_definition",
+        "3.7.0", "3.8.0", {"layer": "GRU"},
+    ),
+    Defect(
         "group normalization of large inputs in float16", "mixed_precision_layer_stays_near_its_exact_self",
         "3.14.1", "3.15.0", {"layer": "GroupNormalization"},
     ),

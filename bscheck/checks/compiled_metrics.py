@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,9 @@ LOSSES = {"regression": "mean_squared_error", "binary": "mean_absolute_error"}
 METRICS_BY_NAME = (("regression", "MeanAbsoluteError", 0), ("binary", "BinaryAccuracy", 0))
 PLAIN_BY_NAME = (("regression", "mean_squared_error", "mean_squared_error"), ("binary", "acc", "binary_accuracy"))
 
+#: Losses of the model whose only layer is a compiled model, with metrics of its own.
+LOSSES_AROUND = {"regression": "mean_squared_error"}
+
 #: Kinds of inputs that no model is given: values without targets.
 NO_TARGETS = ("values",)
 
@@ -67,12 +70,15 @@ class Plan:
         Metrics without weights, by their names or as functions.
     outputs : str
         Where targets are a dict: ``dict`` or ``list``, the model's outputs; else nothing.
+    losses : mapping of str to str
+        Losses of the outputs, where the loss is compared too.
     """
 
     kinds: tuple[str, ...]
     weighted: tuple[tuple[str, str, int], ...]
     plain: tuple[tuple[str, str, str], ...] = ()
     outputs: str = ""
+    losses: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan(model: str) -> Plan:
@@ -81,7 +87,9 @@ def plan(model: str) -> Plan:
         adjusted = [i for i, options in enumerate(variants("R2Score")) if "num_regressors" in options]
         return Plan(("regression",), tuple(("regression", "R2Score", i) for i in adjusted))
     if model in BY_NAME:
-        return Plan(tuple(LOSSES), METRICS_BY_NAME, PLAIN_BY_NAME, BY_NAME[model])
+        return Plan(tuple(LOSSES), METRICS_BY_NAME, PLAIN_BY_NAME, BY_NAME[model], LOSSES)
+    if model == "nested":
+        return Plan(("regression",), METRICS_BY_NAME[:1], PLAIN_BY_NAME[:1], losses=LOSSES_AROUND)
     classes = [name for name, member in exported().items() if is_class(member) and variants(name)]
     kinds = [k for k in sorted({CONSTRUCTIONS[name].inputs for name in classes}) if k not in NO_TARGETS]
     if model == "one_output":
@@ -105,9 +113,18 @@ def _reported(metric: str, variant: int) -> str:
 
 
 @cached_in_process
-def compiled(model: str, mode: str) -> Any:
-    """Return the compiled model; built once in a process."""
+def compiled(model: str, mode: str) -> tuple[Any, ...]:
+    """Return the compiled model, and the compiled one inside where there is one; built once in a process."""
+    if model != "nested":
+        return (_compiled(plan(model), mode),)
     chosen = plan(model)
+    inside = _compiled(chosen, mode)
+    data = {kind: _draw(kind, random(0), 1, False) for kind in chosen.kinds}
+    _evaluate(inside, chosen, data, np.ones(1, np.float32), 1)  # as a model that was trained before it becomes a part
+    return _compiled(chosen, mode, inside), inside
+
+
+def _compiled(chosen: Plan, mode: str, inside: Any = None) -> Any:
     functions = {"squared_difference": squared_difference(), "huber": exported().get("huber")}
     weighted = {k: [_made(m, v) for kind, m, v in chosen.weighted if kind == k] for k in chosen.kinds}
     plain = {k: [functions.get(n, n) for kind, n, _ in chosen.plain if kind == k] for k in chosen.kinds}
@@ -115,8 +132,8 @@ def compiled(model: str, mode: str) -> Any:
         weighted, plain = weighted[chosen.kinds[0]], plain[chosen.kinds[0]]  # type: ignore[assignment]
     shapes = {kind: _draw(kind, random(0), 1, False)[1].shape[1:] for kind in chosen.kinds}
     options = current().compile_options(mode)
-    keyed = {"losses": LOSSES, "keyed": chosen.outputs == "dict"} if chosen.outputs else {}
-    return identity_model(shapes, options, metrics=plain, weighted_metrics=weighted, **keyed)  # type: ignore[arg-type]
+    told = {"losses": chosen.losses or None, "keyed": chosen.outputs == "dict", "inside": inside}
+    return identity_model(shapes, options, metrics=plain, weighted_metrics=weighted, **told)  # type: ignore[arg-type]
 
 
 def _made(metric: str, variant: int) -> Any:
@@ -133,7 +150,7 @@ def _draw(kind: str, rng: np.random.Generator, examples: int, one: bool) -> tupl
 
 def model_params() -> list[Param]:
     """Return a parameter for each model."""
-    return [Param.of(model=name) for name in ("one_output", "several_outputs", "adjusted_r2", *BY_NAME)]
+    return [Param.of(model=name) for name in ("one_output", "several_outputs", "adjusted_r2", "nested", *BY_NAME)]
 
 
 def no_variant(context: Context) -> str | None:
@@ -146,6 +163,8 @@ def compiled_cases(context: Context) -> Any:
     from hypothesis import strategies as st
 
     few = context.runtime.compiles_per_shape
+    if context.param.get("model") == "nested":  # two models to trace: of the options only those of the corner
+        return st.sampled_from(compiled_corners(context))
     return st.builds(
         CompiledMetricCase,
         seed=seeds(),
@@ -161,8 +180,8 @@ def compiled_corners(context: Context) -> Sequence[CompiledMetricCase]:
     plain = CompiledMetricCase(mode=context.runtime.modes[0])
     if context.param.get("model") == "adjusted_r2":
         return (plain,)
-    if context.param.get("model") in BY_NAME:
-        return (replace(plain, weights="unequal" if BY_NAME[context.param.get("model")] == "dict" else "none"),)
+    if context.param.get("model") in ("nested", *BY_NAME):
+        return (replace(plain, weights="none" if context.param.get("model") == "named_targets" else "unequal"),)
     corners = [replace(plain, weights="unequal"), replace(plain, batch_size=3, seed=1)]
     if context.runtime.compiles_per_shape:
         return corners
@@ -196,19 +215,31 @@ def evaluated_metrics_are_those_of_the_examples(context: Context, case: Compiled
     name = context.param.get("model")
     chosen = plan(name)
     data, w = drawn(case, name)
+    readings = []
     with precision("float32"):
-        report = _evaluate(compiled(name, case.mode), chosen, data, w, case.batch_size)
+        models = compiled(name, case.mode)
+        reports = [_evaluate(model, chosen, data, w, case.batch_size) for model in models]
+    for report in reports:
+        readings += _readings(report, chosen, data, w)
+    return worst(readings)
+
+
+def _readings(
+    report: Mapping[str, Any], chosen: Plan, data: Mapping[str, tuple[Array, Array]], w: Array
+) -> list[Reading]:
+    """Return a reading of each figure that a model was to report."""
     readings = []
     for kind, metric, variant in chosen.weighted:
         options = {key: value for key, value in variants(metric)[variant].items() if key != "dtype"}
         expected = definition(metric, *data[kind], w, options)
         readings.append(_reading(report, chosen, kind, _reported(metric, variant), expected))
-    if chosen.outputs:
+    if chosen.losses:
         loss = np.asarray(report["loss"], np.float64)
-        readings.append(compare(loss, expected_loss(data, w), ROUNDOFF["float32"], "evaluate reports loss, which"))
+        expected = expected_loss(chosen.losses, data, w)
+        readings.append(compare(loss, expected, ROUNDOFF["float32"], "evaluate reports loss, which"))
     for kind, reported, formula in chosen.plain:
         readings.append(_reading(report, chosen, kind, reported, definition(formula, *data[kind], None, {})))
-    return worst(readings)
+    return readings
 
 
 def drawn(case: CompiledMetricCase, model: str) -> tuple[Mapping[str, tuple[Array, Array]], Array]:
@@ -243,9 +274,9 @@ def _evaluate(
     return report
 
 
-def expected_loss(data: Mapping[str, tuple[Array, Array]], w: Array) -> Value:
+def expected_loss(losses: Mapping[str, str], data: Mapping[str, tuple[Array, Array]], w: Array) -> Value:
     """Return the loss: the sum over the outputs of ``sum w l / N``, each with the loss of its name."""
-    parts = [definition(formula, *data[kind], w, {}) for kind, formula in LOSSES.items()]
+    parts = [definition(formula, *data[kind], w, {}) for kind, formula in losses.items()]
     share = float(np.mean(w, dtype=np.float64))
     # Each batch's loss is rounded as it is divided, multiplied by its size and added; then the sum is divided.
     return Value(

@@ -90,8 +90,10 @@ def masked_steps_change_nothing(context: Context, case: LayerMaskCase) -> Readin
     rig = bench.rig(bench.exact)
     what = f"with {case.padding} more masked steps" if case.padding else "with other values in the masked steps"
     what += ", in a graph for any batch size" if case.traced else ""
-    expected = _valid(rig.call(zeros), valid, bench.construction.steps, valid.shape[1])
-    seen = _valid(rig.call(garbage, traced=case.traced), valid, bench.construction.steps, valid.shape[1] + case.padding)
+    expected = valid_steps(rig.call(zeros), valid, bench.construction.steps, valid.shape[1])
+    seen = valid_steps(
+        rig.call(garbage, traced=case.traced), valid, bench.construction.steps, valid.shape[1] + case.padding
+    )
     readings = [compare(seen, expected, bench, bench.exact, f"{what}, the output")]
     if case.gradient:
         readings.append(_gradients(bench, case, zeros, garbage, expected, valid, what))
@@ -101,14 +103,14 @@ def masked_steps_change_nothing(context: Context, case: LayerMaskCase) -> Readin
 def masked_pair(bench: LayerBench, case: LayerMaskCase) -> tuple[Arguments, Arguments, Array]:
     """Return sequences with zeros in their masked steps, with garbage there and after them, and the first's mask."""
     rows = take(bench.arguments(case.seed), slice(0, case.examples))
-    masks = _masks(bench.construction, rows)
+    masks = masks_of(bench.construction, rows)
     zeros = _filled(bench.construction, rows, masks, lambda shape: np.zeros(shape))
     rng = random(case.seed, 10)
     garbage = _filled(bench.construction, rows, masks, lambda shape: 3 * rng.standard_normal(shape))
     return zeros, _padded(bench.construction, garbage, case.padding, rng), masks[0]
 
 
-def _masks(construction: Construction, arguments: Arguments) -> list[Array]:
+def masks_of(construction: Construction, arguments: Arguments) -> list[Array]:
     """Return the mask of each masked input leaf."""
     found = [arguments[1][name] for name in construction.masks]
     return list(found[0]) if isinstance(found[0], list) else found
@@ -121,7 +123,7 @@ def _filled(construction: Construction, arguments: Arguments, masks: Sequence[Ar
         x = args[position].astype(np.float64)
         there = mask.reshape(*mask.shape, *(1,) * (x.ndim - 2))
         args[position] = np.where(there, x, fill(x.shape)).astype("float32")
-    return _with_leaves(arguments[0], args), arguments[1]
+    return with_leaves(arguments[0], args), arguments[1]
 
 
 def _padded(construction: Construction, arguments: Arguments, steps: int, rng: np.random.Generator) -> Arguments:
@@ -136,7 +138,7 @@ def _padded(construction: Construction, arguments: Arguments, steps: int, rng: n
     for name in construction.masks:
         mask = kwargs[name]
         kwargs[name] = [_longer(m, steps) for m in mask] if isinstance(mask, list) else _longer(mask, steps)
-    return _with_leaves(arguments[0], args), kwargs
+    return with_leaves(arguments[0], args), kwargs
 
 
 def _longer(mask: Array, steps: int) -> Array:
@@ -147,7 +149,8 @@ def _leaves_of(args: tuple[Any, ...]) -> list[Array]:
     return [leaf for part in args for leaf in (part if isinstance(part, list) else [part])]
 
 
-def _with_leaves(args: tuple[Any, ...], leaves: Sequence[Array]) -> tuple[Any, ...]:
+def with_leaves(args: tuple[Any, ...], leaves: Sequence[Array]) -> tuple[Any, ...]:
+    """Return positional arguments with other arrays in their places."""
     rest = iter(leaves)
     return tuple([next(rest) for _ in part] if isinstance(part, list) else next(rest) for part in args)
 
@@ -160,7 +163,7 @@ def kept_steps(shape: tuple[int, ...], mask: Array, steps: str, length: int) -> 
     return there[:, ::-1] if steps == "reversed" else there
 
 
-def _valid(outputs: Sequence[Array], mask: Array, steps: str, length: int) -> list[Array]:
+def valid_steps(outputs: Sequence[Array], mask: Array, steps: str, length: int) -> list[Array]:
     """Return outputs with the masked steps' own set to zero and those appended cut off."""
     found = []
     for output in outputs:
@@ -188,7 +191,7 @@ def _gradients(
     rng = random(case.seed, 11)
     own: list[Array] = [np.asarray(rng.standard_normal(o.shape)) for o in expected]
     steps, length = bench.construction.steps, valid.shape[1]
-    before = _valid(own, valid, steps, length)
+    before = valid_steps(own, valid, steps, length)
     after = [_lengthened(p, o, steps) for p, o in zip(before, rig.raw(garbage), strict=True)]
     alone, inputs = rig.gradient(zeros, before, False)
     seen, other = rig.gradient(garbage, after, False)

@@ -121,6 +121,8 @@ def metrics(check: Check, context: Context, case: CompiledMetricCase, reading: R
 
     name = context.param.get("model")
     chosen = plan(name)
+    if chosen.losses and not chosen.outputs:
+        raise NoScript("a compiled model becomes a part of another one: the recorded case does that")
     data, w = drawn(case, name)
     key, value = _wrong_metric(chosen, data, w, reading)
     if np.isnan(value.value).any():
@@ -174,8 +176,8 @@ def _wrong_metric(chosen: Any, data: Any, w: Array, reading: Reading) -> tuple[s
     for kind, name, formula in chosen.plain:
         if meant(key := reported_as(chosen, kind, name)):
             return key, definition(formula, data[kind][0], data[kind][1], None, {})
-    if meant("loss"):
-        return "loss", expected_loss(data, w)
+    if chosen.losses and meant("loss"):
+        return "loss", expected_loss(chosen.losses, data, w)
     raise NoScript("it is not about a number that is reported")
 
 
@@ -204,10 +206,8 @@ def _listed(chosen: Any, made: Sequence[tuple[str, str]]) -> str:
 
 
 def _losses(chosen: Any) -> str:
-    from bscheck.checks.compiled_metrics import LOSSES
-
     if chosen.outputs:
-        return repr(dict(LOSSES))
+        return repr(dict(chosen.losses))
     if len(chosen.kinds) == 1:
         return '"mse"'
     return repr({kind: "mse" if i == 0 else None for i, kind in enumerate(chosen.kinds)})

@@ -303,6 +303,7 @@ def identity_model(
     jit_and_eager: Mapping[str, bool],
     losses: Mapping[str, str] | None = None,
     keyed: bool = False,
+    inside: Any = None,
     **compiled: Any,
 ) -> Any:
     """Return a compiled model that gives each input back as the output of its name.
@@ -317,16 +318,18 @@ def identity_model(
         The loss of each output; by default the squared error of the first alone.
     keyed : bool
         Whether the outputs are a dict, whose keys are not the names of the layers, and not a list.
+    inside : keras.Model, optional
+        Such a model of one input, of the input's name and compiled, that takes the place of the layer.
     **compiled
         ``metrics`` and ``weighted_metrics``.
     """
     keras = keras_module()
     names = {name: f"out_{name}" if keyed else name for name in shapes}
     inputs = {name: keras.Input(shape, name=f"in_{name}") for name, shape in shapes.items()}
-    outputs = {name: keras.layers.Activation("linear", name=names[name])(x) for name, x in inputs.items()}
+    outputs = {name: (inside or keras.layers.Activation("linear", name=names[name]))(x) for name, x in inputs.items()}
     first = next(iter(shapes))
     if len(shapes) == 1:
-        model = keras.Model(inputs[first], outputs[first])
+        model = keras.Model(inputs[first], outputs[first], name=f"around_{first}" if inside else first)
     else:
         model = keras.Model(list(inputs.values()), outputs if keyed else list(outputs.values()))
     loss = dict.fromkeys(shapes, None) | {first: "mse"} if losses is None else dict(losses)
