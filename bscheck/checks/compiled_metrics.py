@@ -203,15 +203,22 @@ def evaluated_metrics_are_those_of_the_examples(context: Context, case: Compiled
     with precision("float32"):
         report = _evaluate(compiled(name, case.mode), chosen, data, w, case.batch_size)
     readings = []
+    weights = _weights(chosen, w)
     for kind, metric, variant in chosen.weighted:
         options = {key: value for key, value in variants(metric)[variant].items() if key != "dtype"}
-        expected = definition(metric, *data[kind], w, options)
+        expected = definition(metric, *data[kind], weights[kind], options)
         readings.append(_reading(report, chosen, kind, _reported(metric, variant), expected))
     if chosen.outputs:
-        readings.append(_loss(report, data, w))
+        readings.append(_loss(report, data, weights))
     for kind, reported, formula in chosen.plain:
         readings.append(_reading(report, chosen, kind, reported, definition(formula, *data[kind], None, {})))
     return worst(readings)
+
+
+def _weights(chosen: Plan, w: Array) -> dict[str, Array]:
+    """Return the weights of each output: every one has its own, where Keras can be given them."""
+    own = chosen.outputs != "list"
+    return {kind: np.roll(w, i) if own else w for i, kind in enumerate(chosen.kinds)}
 
 
 def _evaluate(
@@ -219,29 +226,30 @@ def _evaluate(
 ) -> Mapping[str, Any]:
     x: Any = [data[kind][1] for kind in chosen.kinds]
     y: Any = [data[kind][0] for kind in chosen.kinds]
-    weights: Any = [w] * len(data)
+    weights: Any = list(_weights(chosen, w).values())
     if len(chosen.kinds) == 1:
         x, y, weights = x[0], y[0], w
     elif chosen.outputs:
         y = dict(zip(chosen.kinds, y, strict=True))
         # Weights go by the structure of the outputs, targets by either.
-        weights = dict.fromkeys(chosen.kinds, w) if chosen.outputs == "dict" else None
+        weights = _weights(chosen, w) if chosen.outputs == "dict" else None
     report: Mapping[str, Any] = model.evaluate(
         x, y, sample_weight=weights, batch_size=batch_size, verbose=0, return_dict=True
     )
     return report
 
 
-def _loss(report: Mapping[str, Any], data: Mapping[str, tuple[Array, Array]], w: Array) -> Reading:
+def _loss(report: Mapping[str, Any], data: Mapping[str, tuple[Array, Array]], weights: Mapping[str, Array]) -> Reading:
     """Return the reading of the loss: the sum over the outputs of ``sum w l / N``, each with the loss of its name."""
-    parts = [definition(formula, *data[kind], w, {}) for kind, formula in LOSSES.items()]
-    share = float(np.mean(w, dtype=np.float64))
+    parts = [definition(formula, *data[kind], weights[kind], {}) for kind, formula in LOSSES.items()]
+    (share,) = {float(np.mean(np.sort(w), dtype=np.float64)) for w in weights.values()}
+    examples = len(next(iter(weights.values())))
     # Each batch's loss is rounded as it is divided, multiplied by its size and added; then the sum is divided.
     expected = Value(
         np.asarray(share * sum(p.value for p in parts)),
         np.asarray(share * sum(p.size for p in parts)),
         np.asarray(share * sum(p.slack for p in parts)),
-        max(p.roundings for p in parts) + 3 * len(w) + 3,
+        max(p.roundings for p in parts) + 3 * examples + 3,
     )
     return compare(
         np.asarray(report["loss"], np.float64), expected, ROUNDOFF["float32"], "evaluate reports loss, which"

@@ -414,6 +414,9 @@ def output_losses_add_up_with_their_weights(context: Context, case: InferenceCas
 # Class weights ---------------------------------------------------------------------------------------------
 
 #: Class weights; the last or the first class is left out and weighs 1.
+#: Weight of the one output's loss: a power of two, beside which no class weight is lost.
+STRENGTH = 8.0
+
 CLASS_WEIGHTS = {"none": {0: 0.5, 1: 2.0, 2: 4.0}, "last": {0: 0.5, 1: 2.0}, "first": {1: 2.0, 2: 4.0}}
 
 
@@ -426,7 +429,7 @@ def class_weight_params() -> list[Param]:
 
 @cached_in_process
 def _classifier(labels: str, mode: str) -> Compiled:
-    return Compiled(linear, mode, lambda: {"loss": classification_loss(labels == "one_hot")})
+    return Compiled(linear, mode, lambda: {"loss": classification_loss(labels == "one_hot"), "loss_weights": STRENGTH})
 
 
 def class_weight_cases(context: Context) -> Any:
@@ -454,9 +457,9 @@ def class_weight_corners(context: Context) -> Sequence[InferenceCase]:
     examples=(1, 1, 200),
     per_subject=False,
     catches="class weights that reach the wrong example or class, are lost or fail for one kind of source or labels, "
-    "change the divisor, or silently replace sample weights",
-    formula="|v - sum_i c(y_i) l_i / N| <= 160 u size, c = 1 for a class without a weight; together with sample "
-    "weights, or for a generator, a ValueError",
+    "change the divisor, or silently replace sample weights; a single output's loss_weights that is dropped",
+    formula="|v - 8 sum_i c(y_i) l_i / N| <= 160 u size, 8 the loss's own weight, c = 1 for a class without one; with "
+    "sample weights, or for a generator, a ValueError",
     source=f"{LOOPS}: class_weight",
     example="fit gives loss = 1.9; by NumPy it is 2.4",
 )
@@ -480,7 +483,7 @@ def class_weight_weighs_each_example(context: Context, case: InferenceCase) -> R
         return _refused(model, case, (x, given, w), more)
 
     def expected(cut: slice) -> tuple[float, float]:
-        return float((of_class * rows)[cut].mean()), float((of_class * most)[cut].mean())
+        return STRENGTH * float((of_class * rows)[cut].mean()), STRENGTH * float((of_class * most)[cut].mean())
 
     return _held(model, case, (x, given, None), expected, **more)
 

@@ -162,6 +162,10 @@ _BIDIRECTIONAL = [
     ),
 ]  # fmt: skip
 
+#: A low-rank adaptation: Keras keeps its factors in float32, whatever the layer's precision is.
+ADAPTED: Mapping[str, Any] = {"lora_rank": 2}
+FACTORS: Mapping[str, Any] = {"narrow": ("tensorflow", "jax", "torch")}
+
 #: What convolutions over every number of axes are asked: strides, dilation, padding, groups, layout.
 _GEOMETRIES: tuple[Mapping[str, Any], ...] = (
     {"kernel_size": 2},
@@ -181,6 +185,8 @@ def _convolutions(name: str, dimensions: int, groups: bool = False, **options: A
     ]
     if groups:
         found.append(_make(name, shape, **options, kernel_size=2, groups=2, strides=2))
+    if name == "Conv2D":
+        found.append(_make(name, shape, call=FACTORS, **options, kernel_size=2, **ADAPTED))
     if name == "Conv1D":
         found.append(_make(name, shape, **options, kernel_size=3, padding="causal", dilation_rate=2))
     first = (4, *_SIZES[dimensions])
@@ -267,18 +273,21 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("Dense", (3,), units=2, activation="tanh"),
         _make("Dense", (4, 3), units=2, use_bias=False),
         _make("Dense", (2, 2, 3), units=5, activation="softmax"),
+        _make("Dense", (3,), call=FACTORS, units=4, **ADAPTED),
     ],
     "EinsumDense": [
         _make("EinsumDense", (3,), equation="ab,bc->ac", output_shape=4, bias_axes="c"),
         _make("EinsumDense", (4, 3), equation="abc,cd->abd", output_shape=(None, 2), bias_axes="d", activation="tanh"),
         _make("EinsumDense", (4, 3), equation="abc,cde->adbe", output_shape=(2, 4, 3), bias_axes="de"),
         _make("EinsumDense", (4, 3), equation="...x,xy->...y", output_shape=5),
+        _make("EinsumDense", (4, 3), call=FACTORS, equation="abc,cde->adbe", output_shape=(2, 4, 3), **ADAPTED),
     ],
     "Embedding": [
         _make("Embedding", call={"inputs": (_WHOLE,)}, input_dim=6, output_dim=3),
         _make(
             "Embedding", call={"inputs": (_WHOLE,), "computes_mask": True}, input_dim=6, output_dim=2, mask_zero=True,
         ),
+        _make("Embedding", call={"inputs": (_WHOLE,), **FACTORS}, input_dim=6, output_dim=4, **ADAPTED),
     ],
     "ReversibleEmbedding": [
         _make("ReversibleEmbedding", call={"inputs": (_WHOLE,)}, input_dim=6, output_dim=3),
