@@ -1043,3 +1043,22 @@ class MemoryCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "work": ("training", "accumulated", "inference"), "dtype": DTYPES,
     }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChanceCase(Case):
+    """Two examples, trained on three times over: what is drawn for each.
+
+    Attributes
+    ----------
+    batch_size : int
+        1 or 2.
+    path : str
+        ``fit`` or ``train_on_batch``.
+    """
+
+    batch_size: int = 2
+    path: str = "fit"
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES, "path": ("fit", "train_on_batch")}

@@ -49,6 +49,7 @@ FAMILIES = {
         "bscheck.checks.layer_masks",
         "bscheck.checks.layer_precision",
         "bscheck.checks.layer_state",
+        "bscheck.checks.chance",
     ),
     "tiny batches": (
         "bscheck.checks.variance",

@@ -163,6 +163,7 @@ def compiled_corners(context: Context) -> Sequence[CompiledMetricCase]:
         return (plain,)
     if context.param.get("model") in BY_NAME:
         return (replace(plain, weights="unequal" if BY_NAME[context.param.get("model")] == "dict" else "none"),)
+    one = context.param.get("model") == "one_output"
     corners = [replace(plain, weights="unequal"), replace(plain, batch_size=3, seed=1)]
     if context.runtime.compiles_per_shape:
         return corners
@@ -172,6 +173,8 @@ def compiled_corners(context: Context) -> Sequence[CompiledMetricCase]:
         replace(plain, examples=7, batch_size=3, weights="unequal", seed=2),
         replace(plain, examples=7, batch_size=7, weights="all_zeros", seed=3),
         replace(plain, examples=1, seed=4),
+        # The model of many outputs is dear to trace for a further size.
+        *([replace(plain, examples=36, batch_size=33, weights="unequal", seed=5)] if one else []),
     )
 
 

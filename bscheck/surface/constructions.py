@@ -323,6 +323,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
     "SimpleRNN": [
         *_recurrent("SimpleRNN", 1),
         _make("SimpleRNN", (4, 3), call=MASKED, units=2, activation="relu"),
+        _make("SimpleRNN", (4, 3), call=MASKED, units=2, unroll=True, go_backwards=True, return_sequences=True),
         _dropping("SimpleRNN", 2),
     ],
     "LSTM": [
@@ -375,6 +376,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("BatchNormalization", (3,), call=BOTH, momentum=0.7),
         _make("BatchNormalization", (4, 3), call={**BOTH, **MASKED}, momentum=0.9, epsilon=0.01),
         _make("BatchNormalization", (3,), call=BOTH, center=False),
+        _make("BatchNormalization", (3,), call=BOTH, trainable=False),
         _make("BatchNormalization", (4, 3), call={**BOTH, **MASKED}, axis=1),
         _make("BatchNormalization", (2, 2, 3), call=BOTH, scale=False, axis=1),
     ],
@@ -615,7 +617,9 @@ def _available(construction: Construction) -> bool:
     if runtime.name in construction.gpu_only and runtime.describe()["device"] != "gpu":
         return False
     exported: Any = exported_layers()[construction.spec.name]
-    if not _takes(exported.__init__, {k: v for k, v in construction.spec.options.items() if k != "name"}):
+    # What every layer takes is passed on by its keywords.
+    own = {k: v for k, v in construction.spec.options.items() if k not in ("name", "trainable")}
+    if not _takes(exported.__init__, own):
         return False
     return not construction.refusable or _accepted(construction.spec)
 
