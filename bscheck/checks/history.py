@@ -202,6 +202,7 @@ def epoch_corners(context: Context) -> Sequence[InferenceCase]:
     plain = InferenceCase(mode=context.runtime.modes[0], path="fit", tail=1, weights="unequal")
     if context.runtime.compiles_per_shape:
         return (plain,)
+    plain = replace(plain, batches=2)  # the held-out examples, in batches of one more, are two batches too
     return [replace(plain, source=source, seed=i) for i, source in enumerate(_held_out_sources())]
 
 

@@ -25,6 +25,7 @@ from bscheck.surface.penalties import (
     FORMS,
     HEADS,
     HIDDEN,
+    IDLE,
     OUTPUTS,
     PENALTIES,
     REGULARIZER_OPTIONS,
@@ -185,6 +186,11 @@ def _penalized_weights(seed: int) -> list[Array]:
     return [rng.standard_normal(shape) for shape in shapes]
 
 
+def _idle(kind: str) -> list[Array]:
+    """Return the first weights, and slopes, of the model that has some on which nothing depends."""
+    return [np.zeros(IDLE)] if kind == "shared" else []
+
+
 def _examples(seed: int, n: int) -> tuple[Array, Array]:
     rng = random(seed, 12)
     return rng.standard_normal((n, FEATURES)), rng.standard_normal((n, OUTPUTS))
@@ -213,7 +219,7 @@ def penalties_count_once_whatever_the_batch_size(context: Context, case: Inferen
     x, y = _examples(case.seed, case.examples)
     w = draw_sample_weights(case.seed, case.examples, case.weights)
     model = _penalized(kind, case.mode, None)
-    model.set_weights(weights)
+    model.set_weights([*_idle(kind), *weights])
     return _held(model, case, (x, y, w), lambda cut: penalized_loss(kind, weights, x[cut], y[cut], _cut(w, cut)))
 
 
@@ -302,7 +308,7 @@ def window_corners(context: Context) -> Sequence[GradientCase]:
     examples=(1, 1, 200),
     per_subject=False,
     catches="a penalty whose gradient is added once for each micro-batch and not averaged, or that is forgotten or "
-    "grows with the micro-batch",
+    "grows with the micro-batch; a gradient that goes astray where another weight has none",
     formula="|g - dL/dW| <= 160 u (1 + max |dL/dW|)(1 + |x|)**2 (1 + |W|)**3, L the large batch's loss with its "
     "penalties once, dL/dW by the chain rule in NumPy",
     source="keras.io/api/optimizers: gradient_accumulation_steps averages; keras.io/api/layers/regularizers",
@@ -315,11 +321,11 @@ def accumulated_penalties_match_the_large_batch(context: Context, case: Gradient
     x, y = _examples(case.seed, n)
     w = draw_sample_weights(case.seed, n, case.weights)
     model = _penalized(kind, case.mode, len(case.sizes))
-    model.set_weights(weights)
+    model.set_weights([*_idle(kind), *weights])
     size = case.sizes[0]
     batches = [(x[i : i + size], y[i : i + size], _cut(w, slice(i, i + size))) for i in range(0, n, size)]
     seen = model.gradient(batches)
-    expected = penalized_slopes(kind, weights, x, y, w)
+    expected = [*_idle(kind), *penalized_slopes(kind, weights, x, y, w)]
     return worst(_slopes(seen, expected, _slope_bounds(expected, weights, x), "the gradient"))
 
 

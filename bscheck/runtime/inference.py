@@ -295,9 +295,10 @@ def penalty(bench: Bench, flat: Array) -> float | None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Keras's warning that a generator ended inside an execution of several steps: here it should."""
+    """Silence warnings that a generator ended inside an execution, or that a weight has no gradient: here it should."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your input ran out of data")
+        warnings.filterwarnings("ignore", "Gradients do not exist for variables")
         yield
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from bscheck.runtime import keras_module
 
 FEATURES, HIDDEN, OUTPUTS = 4, 3, 3
+#: Weights of ``shared`` that nothing depends on.
+IDLE = 2
 HEADS = ("first", "second")
 #: Strengths: powers of two, which float32 holds exactly (Keras on TensorFlow rounds Python floats to it).
 WEIGHT_L1, WEIGHT_L2, ACTIVITY, ADDED = 2.0**-5, 2.0**-4, 2.0**-2, 2.0**-1
@@ -72,13 +74,25 @@ def penalized(kind: str) -> Any:
 
 
 def _shared() -> Any:
-    """Return a model that adds a model inside it, called twice, to itself; one regularizer acts on both kernels."""
+    """Return a model that adds a model inside it, called twice, to itself; one regularizer acts on both kernels.
+
+    Its first weights are idle: no gradient comes to them.
+    """
     keras = keras_module()
+
+    class Idle(keras.layers.Layer):  # type: ignore[misc, name-defined]
+        def build(self, input_shape: Any) -> None:
+            self.idle = self.add_weight(shape=(IDLE,), name="idle")
+
+        def call(self, inputs: Any) -> Any:
+            return inputs
+
     same = {"kernel_regularizer": keras.regularizers.L2(WEIGHT_L2)}
     hidden = keras.layers.Dense(HIDDEN, activity_regularizer=keras.regularizers.L2(ACTIVITY), **same)
     inner = keras.Sequential([keras.Input((FEATURES,)), hidden])
     inputs = keras.Input((FEATURES,))
-    doubled = keras.layers.Add()([inner(inputs), inner(inputs)])
+    given = Idle()(inputs)
+    doubled = keras.layers.Add()([inner(given), inner(given)])
     return keras.Model(inputs, keras.layers.Dense(OUTPUTS, **same)(doubled))
 
 
