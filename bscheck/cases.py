@@ -189,8 +189,8 @@ class InferenceCase(Case):
         epoch), ``train_on_batch`` or ``test_on_batch``.
     source : str
         How the examples are given: ``arrays``, ``generator``, ``dataset`` (tf.data), ``pydataset``, ``on_batch``
-        (each batch by ``predict_on_batch``), or ``dataset_unknown`` (tf.data of unknown length, its batches of one
-        size told so).
+        (each batch by ``predict_on_batch``), ``dataset_unknown`` (tf.data of unknown length, its batches of one
+        size told so), or ``endless`` (a generator that begins anew for ever, the number of its batches told).
     earlier : str
         What was called before, on other examples.
     steps_per_execution : int
@@ -212,7 +212,7 @@ class InferenceCase(Case):
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "dtype": DTYPES, "mode": MODES, "weights": WEIGHTINGS, "scale": SCALES,
         "path": ("whole", "fit", "train_on_batch", "test_on_batch"),
-        "source": ("arrays", "generator", "dataset", "pydataset", "on_batch", "dataset_unknown"),
+        "source": ("arrays", "generator", "dataset", "pydataset", "on_batch", "dataset_unknown", "endless"),
         "earlier": ("nothing", "evaluate", "test_on_batch", "train_on_batch", "fit"),
     }  # fmt: skip
 
@@ -1089,3 +1089,22 @@ class PrintedCase(Case):
     mode: str = "graph"
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChanceCase(Case):
+    """Two examples, trained on three times over: what is drawn for each.
+
+    Attributes
+    ----------
+    batch_size : int
+        1 or 2.
+    path : str
+        ``fit`` or ``train_on_batch``.
+    """
+
+    batch_size: int = 2
+    path: str = "fit"
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES, "path": ("fit", "train_on_batch")}

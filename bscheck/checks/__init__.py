@@ -51,6 +51,7 @@ FAMILIES = {
         "bscheck.checks.mask_passing",
         "bscheck.checks.layer_precision",
         "bscheck.checks.layer_state",
+        "bscheck.checks.chance",
     ),
     "tiny batches": (
         "bscheck.checks.variance",

@@ -182,6 +182,7 @@ def compiled_corners(context: Context) -> Sequence[CompiledMetricCase]:
         return (plain,)
     if context.param.get("model") in ("nested", *BY_NAME):
         return (replace(plain, weights="none" if context.param.get("model") == "named_targets" else "unequal"),)
+    one = context.param.get("model") == "one_output"
     corners = [replace(plain, weights="unequal"), replace(plain, batch_size=3, seed=1)]
     if context.runtime.compiles_per_shape:
         return corners
@@ -191,6 +192,8 @@ def compiled_corners(context: Context) -> Sequence[CompiledMetricCase]:
         replace(plain, examples=7, batch_size=3, weights="unequal", seed=2),
         replace(plain, examples=7, batch_size=7, weights="all_zeros", seed=3),
         replace(plain, examples=1, seed=4),
+        # The model of many outputs is dear to trace for a further size.
+        *([replace(plain, examples=36, batch_size=33, weights="unequal", seed=5)] if one else []),
     )
 
 
@@ -229,13 +232,14 @@ def _readings(
 ) -> list[Reading]:
     """Return a reading of each figure that a model was to report."""
     readings = []
+    weights = weights_of(chosen, w)
     for kind, metric, variant in chosen.weighted:
         options = {key: value for key, value in variants(metric)[variant].items() if key != "dtype"}
-        expected = definition(metric, *data[kind], w, options)
+        expected = definition(metric, *data[kind], weights[kind], options)
         readings.append(_reading(report, chosen, kind, _reported(metric, variant), expected))
     if chosen.losses:
         loss = np.asarray(report["loss"], np.float64)
-        expected = expected_loss(chosen.losses, data, w)
+        expected = expected_loss(chosen.losses, data, weights)
         readings.append(compare(loss, expected, ROUNDOFF["float32"], "evaluate reports loss, which"))
     for kind, reported, formula in chosen.plain:
         readings.append(_reading(report, chosen, kind, reported, definition(formula, *data[kind], None, {})))
@@ -256,34 +260,43 @@ def reported_as(chosen: Plan, kind: str, name: str) -> str:
     return name if len(chosen.kinds) == 1 else f"{kind}_{name}"
 
 
+def weights_of(chosen: Plan, w: Array) -> dict[str, Array]:
+    """Return the weights of each output: every one has its own, where Keras can be given them."""
+    own = chosen.outputs != "list"
+    return {kind: np.roll(w, i) if own else w for i, kind in enumerate(chosen.kinds)}
+
+
 def _evaluate(
     model: Any, chosen: Plan, data: Mapping[str, tuple[Array, Array]], w: Array, batch_size: int
 ) -> Mapping[str, Any]:
     x: Any = [data[kind][1] for kind in chosen.kinds]
     y: Any = [data[kind][0] for kind in chosen.kinds]
-    weights: Any = [w] * len(data)
+    weights: Any = list(weights_of(chosen, w).values())
     if len(chosen.kinds) == 1:
         x, y, weights = x[0], y[0], w
     elif chosen.outputs:
         y = dict(zip(chosen.kinds, y, strict=True))
         # Weights go by the structure of the outputs, targets by either.
-        weights = dict.fromkeys(chosen.kinds, w) if chosen.outputs == "dict" else None
+        weights = weights_of(chosen, w) if chosen.outputs == "dict" else None
     report: Mapping[str, Any] = model.evaluate(
         x, y, sample_weight=weights, batch_size=batch_size, verbose=0, return_dict=True
     )
     return report
 
 
-def expected_loss(losses: Mapping[str, str], data: Mapping[str, tuple[Array, Array]], w: Array) -> Value:
+def expected_loss(
+    losses: Mapping[str, str], data: Mapping[str, tuple[Array, Array]], weights: Mapping[str, Array]
+) -> Value:
     """Return the loss: the sum over the outputs of ``sum w l / N``, each with the loss of its name."""
-    parts = [definition(formula, *data[kind], w, {}) for kind, formula in losses.items()]
-    share = float(np.mean(w, dtype=np.float64))
+    parts = [definition(formula, *data[kind], weights[kind], {}) for kind, formula in losses.items()]
+    (share,) = {float(np.mean(np.sort(w), dtype=np.float64)) for w in weights.values()}
+    examples = len(next(iter(weights.values())))
     # Each batch's loss is rounded as it is divided, multiplied by its size and added; then the sum is divided.
     return Value(
         np.asarray(share * sum(p.value for p in parts)),
         np.asarray(share * sum(p.size for p in parts)),
         np.asarray(share * sum(p.slack for p in parts)),
-        max(p.roundings for p in parts) + 3 * len(w) + 3,
+        max(p.roundings for p in parts) + 3 * examples + 3,
     )
 
 

@@ -64,6 +64,7 @@ def stream_corners(context: Context) -> Sequence[Case]:
         replace(twice, examples=8, held_out="quarter", seed=10),
         replace(twice, examples=8, held_out="half", shuffle="yes", batch_size=3, seed=11),
         replace(plain, examples=8, epochs=4, steps=2, seed=12),
+        replace(twice, steps=3, seed=18),
         replace(plain, examples=8, epochs=4, steps=2, shuffle="yes", seed=13),
     ]
     if context.runtime.joins_steps:
@@ -217,7 +218,10 @@ def _train(student: Trainee, ledger: Ledger, case: StreamCase, source: str) -> N
     if case.weights == "sample":
         parts.append(ledger.w.astype("float32"))
     options = options_of(ledger, case, source)
-    student.fit(given(source, tuple(parts), case.batch_size, endless="steps_per_epoch" in options), **options)
+    arguments = given(source, tuple(parts), case.batch_size, endless="steps_per_epoch" in options)
+    if source == "arrays" and case.steps and -(-_split(case)[0] // case.steps) == case.batch_size:
+        del arguments["batch_size"]  # as many steps make batches of this size
+    student.fit(arguments, **options)
 
 
 def options_of(ledger: Ledger, case: StreamCase, source: str) -> dict[str, Any]:

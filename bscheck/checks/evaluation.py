@@ -19,10 +19,11 @@ from bscheck.checks.expected import (
     ready_trainer,
     twin_values,
 )
-from bscheck.checks.history import EARLIER, history_reading
+from bscheck.checks.history import EARLIER, history_reading, told_batch_by_batch
 from bscheck.checks.independence import IN_FULL, batch_corners, in_full, inference_cases
 from bscheck.checks.truth import trainer, truth
 from bscheck.results.verdict import Reading, worst
+from bscheck.runtime.inference import ENDLESS
 
 
 def evaluation_cases(context: Context) -> Any:
@@ -49,6 +50,7 @@ def evaluation_corners(context: Context) -> Sequence[InferenceCase]:
     given = [replace(ragged, source=source, weights="unequal") for source in others]
     # Batches of one size, and said to be: what needs only their size needs no data.
     given += [replace(ragged, batches=2, tail=0, source=source) for source in others if "unknown" in source]
+    given += [replace(ragged, source=ENDLESS, weights="unequal")] if context.given is None else []
     after = [replace(ragged, earlier=earlier, weights="zeros") for earlier in EARLIER[1:]]
     return (*weighed, replace(ragged, weights="unequal"), *given, *after)
 
@@ -82,7 +84,10 @@ def _evaluation(context: Context, case: InferenceCase) -> Reading:
     # Twice: the first call must leave nothing behind that the second one counts.
     reports = [model.evaluate((part.x, part.y, part.w), case.batch_size, case.source) for _ in range(_repeats(case))]
     expected = expected_values(context, case, part, list(reports[0]))
-    return worst(compare_values(report, expected, "evaluate") for report in reports)
+    readings = [compare_values(report, expected, "evaluate") for report in reports]
+    # Without formulas the truth of every part would be an evaluation of its own.
+    told = [] if no_formula(context) else told_batch_by_batch(context, case, part, model, False)
+    return worst([*readings, *told])
 
 
 def _repeats(case: InferenceCase) -> int:

@@ -24,7 +24,7 @@ from bscheck.checks.independence import IN_FULL, in_full, inference_cases
 from bscheck.checks.truth import Truth, forward, truth
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array, Bench
-from bscheck.runtime.inference import sources
+from bscheck.runtime.inference import ENDLESS, Trainer, sources
 from bscheck.subject import take
 
 #: Calls that can come before, on other examples.
@@ -85,6 +85,8 @@ def history_corners(context: Context) -> Sequence[InferenceCase]:
         for s in sources()
         if "unknown" in s
     ]
+    if in_full(context) and context.given is None:
+        corners += [replace(ragged, path="fit", source=ENDLESS, weights="unequal")]
     corners += [replace(ragged, path=path, mode="eager") for path in ("train_on_batch", "test_on_batch")]
     return tuple(corners)
 
@@ -98,10 +100,13 @@ def history_corners(context: Context) -> Sequence[InferenceCase]:
     applies=unsteady,
     examples=(2, 2, 300),
     catches="train_on_batch or test_on_batch that report the running mean over earlier calls; a history of "
-    "fit that averages over batches, forgets the tail, or counts what was there before the epoch",
+    "fit, or what its callbacks are told after a batch, that averages over batches, forgets the tail, or counts what "
+    "was there before the epoch",
     formula="as for evaluation, on each batch alone for train_on_batch and test_on_batch, over all examples "
-    "for fit; the rows in training mode, batch by batch where batch statistics couple them; learning rate 0",
-    source="keras.io/api/models/model_training_apis: train_on_batch 'runs a single gradient update on a single batch'",
+    "for fit, and over those until then for the logs of its callbacks; the rows in training mode, batch by batch where "
+    "batch statistics couple them; learning rate 0",
+    source="keras.io/api/models/model_training_apis: train_on_batch 'runs a single gradient update on a single batch'; "
+    "keras.io/api/callbacks/base_callback: on_train_batch_end, 'aggregated metric results up until this batch'",
     example="train_on_batch, batch 2 of 2 gives loss = 0.84; over the examples it is 0.97",
 )
 def history_of_fit_and_train_on_batch_report_the_batch(context: Context, case: InferenceCase) -> Reading:
@@ -119,15 +124,46 @@ def history_reading(context: Context, case: InferenceCase) -> Reading:
         part = _batch_by_batch(context, case, part)
     model = ready_trainer(context, case, part.weights)
     if case.path == "fit":
-        report = model.fit((part.x, part.y, part.w), case.batch_size, case.source, _shuffled(context, case))
-        return compare_values(report, reported(context, part, report), "the history of fit")
+        shuffled = _shuffled(context, case)
+        report = model.fit((part.x, part.y, part.w), case.batch_size, case.source, shuffled)
+        reading = compare_values(report, reported(context, part, report), "the history of fit")
+        return reading if shuffled else worst([reading, *told_batch_by_batch(context, case, part, model, coupled)])
     readings = []
     for j, (start, stop) in enumerate(case.edges):
         piece = slice_of(part, start, stop, coupled)
         report = model.on_batch(case.path, (piece.x, piece.y, piece.w))
         what = f"{case.path}, batch {j + 1} of {len(case.edges)},"
         readings.append(compare_values(report, reported(context, piece, report), what))
+    if not training:
+        readings.append(_listed(context, piece, model.listed((piece.x, piece.y, piece.w)), report))
     return worst(readings)
+
+
+def _listed(context: Context, piece: Truth, listed: Sequence[float], report: Mapping[str, float]) -> Reading:
+    """Return the reading of what ``test_on_batch`` returns when no dict is asked for: the loss is the first."""
+    first = {name: e for name, e in reported(context, piece, report).items() if name == "loss"}
+    return compare_values({"loss": listed[0]}, first, "the list that test_on_batch returns")
+
+
+#: Most batches after each of which it is looked at what callbacks were told: every one of them is computed anew.
+LISTENED_TO = 4
+
+
+def told_batch_by_batch(
+    context: Context, case: InferenceCase, part: Truth, model: Trainer, coupled: bool
+) -> list[Reading]:
+    """Return the readings of what callbacks of the last call were told: the results over the batches until then."""
+    ends = [stop for _, stop in case.edges]
+    if model.heard is None or case.steps_per_execution > 1 or len(ends) > LISTENED_TO:
+        return []
+    if len(model.heard) != len(ends):
+        text = f"callbacks were told the end of {len(model.heard)} batches"
+        return [Reading(np.inf, seen=text, allowed=f"{len(ends)} batches")]
+    readings = []
+    for j, (stop, logs) in enumerate(zip(ends, model.heard, strict=True), start=1):
+        expected = reported(context, slice_of(part, 0, stop, coupled), logs)
+        readings.append(compare_values(logs, expected, f"what callbacks are told after batch {j} of {len(ends)}"))
+    return readings
 
 
 def _shuffled(context: Context, case: InferenceCase) -> bool:
@@ -166,6 +202,7 @@ def epoch_corners(context: Context) -> Sequence[InferenceCase]:
     plain = InferenceCase(mode=context.runtime.modes[0], path="fit", tail=1, weights="unequal")
     if context.runtime.compiles_per_shape:
         return (plain,)
+    plain = replace(plain, batches=2)  # the held-out examples, in batches of one more, are two batches too
     return [replace(plain, source=source, seed=i) for i, source in enumerate(_held_out_sources())]
 
 

@@ -14,7 +14,7 @@ from bscheck.checks.context import Context, cached_in_process, require
 from bscheck.checks.truth import compare_rows, forward, no_twin, trainer, truth
 from bscheck.results.verdict import Reading
 from bscheck.runtime.bench import Array, Bench
-from bscheck.runtime.inference import Lengthened, forward_function, lengthened
+from bscheck.runtime.inference import ENDLESS, Lengthened, forward_function, lengthened
 from bscheck.subject import leaves, map_leaves, take
 from bscheck.tolerance import rms
 
@@ -171,6 +171,7 @@ def prediction_corners(context: Context) -> Sequence[InferenceCase]:
     corners = batch_corners(context)
     ragged = InferenceCase(mode=context.runtime.modes[0], tail=1)
     given = context.sources()[1:] if in_full(context) else context.sources()[1:2]
+    given = (*given, ENDLESS) if in_full(context) and context.given is None else given
     return (*corners, *(replace(ragged, source=source) for source in given))
 
 

@@ -91,9 +91,14 @@ def layer_corners(context: Context) -> Sequence[Case]:
             common["mask"] = MASKS[(turn + 1) % 5] if made.masks else "none"
             common["examples"] = 3 if few else EXAMPLES[(turn + 2) % 4]
             found.append(LayerValueCase(gradient=made.gradients and (number == 0 or not few), **common))
+        if made.spec.options.get("unroll") and made.masks and not few:  # a loop of its own for masked steps
+            found.append(LayerValueCase(construction=number, examples=3, mask="between", seed=12))
     found.append(LayerValueCase(examples=3, dtype="float32", scale="large", seed=7))
     if not few and any(made.training == (False, True) and not made.examples for made in made_all):
         found += [LayerValueCase(examples=n, training=True, seed=10) for n in (1, 2, 5, 33)]
+        masked = [i for i, made in enumerate(made_all) if made.masks and True in made.training and not made.examples]
+        common = {"mask": "between", "training": True, "seed": 11}
+        found += [LayerValueCase(construction=i, examples=n, **common) for i in masked[:1] for n in EXAMPLES]
     if not few:
         found += [LayerValueCase(examples=2, scale="small", training=True, seed=8), LayerValueCase(seed=9)]
     return found

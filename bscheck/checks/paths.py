@@ -21,6 +21,7 @@ from bscheck.checks.context import (
 )
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array, Bench
+from bscheck.runtime.inference import DEFAULT_BATCH_SIZE
 from bscheck.runtime.learner import Learner
 from bscheck.tolerance import TINY, rms
 from bscheck.traits import NO_TWIN
@@ -40,9 +41,12 @@ def _learner(bench: Bench, mode: str) -> Learner:
 
 
 def path_corners(context: Context) -> Sequence[InferenceCase]:
-    """Return a ragged epoch from each source."""
+    """Return a ragged epoch from each source, and one in batches of the size that arrays come in by default."""
     ragged = InferenceCase(mode=context.runtime.modes[0], dtype="float64", batches=2, tail=1, weights="unequal")
-    return [replace(ragged, source=source, seed=i) for i, source in enumerate(context.sources())]
+    corners = [replace(ragged, source=source, seed=i) for i, source in enumerate(context.sources())]
+    if context.param.get("subject") == "dense" and not context.runtime.compiles_per_shape:
+        corners += [replace(ragged, batch_size=DEFAULT_BATCH_SIZE, batches=1, tail=2)]
+    return corners
 
 
 def path_cases(context: Context) -> Any:

@@ -25,6 +25,7 @@ from bscheck.surface.penalties import (
     FORMS,
     HEADS,
     HIDDEN,
+    IDLE,
     OUTPUTS,
     PENALTIES,
     REGULARIZER_OPTIONS,
@@ -185,6 +186,11 @@ def _penalized_weights(seed: int) -> list[Array]:
     return [rng.standard_normal(shape) for shape in shapes]
 
 
+def _idle(kind: str) -> list[Array]:
+    """Return the first weights, and slopes, of the model that has some on which nothing depends."""
+    return [np.zeros(IDLE)] if kind == "shared" else []
+
+
 def _examples(seed: int, n: int) -> tuple[Array, Array]:
     rng = random(seed, 12)
     return rng.standard_normal((n, FEATURES)), rng.standard_normal((n, OUTPUTS))
@@ -213,7 +219,7 @@ def penalties_count_once_whatever_the_batch_size(context: Context, case: Inferen
     x, y = _examples(case.seed, case.examples)
     w = draw_sample_weights(case.seed, case.examples, case.weights)
     model = _penalized(kind, case.mode, None)
-    model.set_weights(weights)
+    model.set_weights([*_idle(kind), *weights])
     return _held(model, case, (x, y, w), lambda cut: penalized_loss(kind, weights, x[cut], y[cut], _cut(w, cut)))
 
 
@@ -305,7 +311,7 @@ def window_corners(context: Context) -> Sequence[GradientCase]:
     examples=(1, 1, 200),
     per_subject=False,
     catches="a penalty whose gradient is added once for each micro-batch and not averaged, or that is forgotten or "
-    "grows with the micro-batch",
+    "grows with the micro-batch; a gradient that goes astray where another weight has none",
     formula="|g - dL/dW| <= 160 u (1 + max |dL/dW|)(1 + |x|)**2 (1 + |W|)**3, L the large batch's loss with its "
     "penalties once, dL/dW by the chain rule in NumPy",
     source="keras.io/api/optimizers: gradient_accumulation_steps averages; keras.io/api/layers/regularizers",
@@ -327,12 +333,13 @@ def accumulated_slopes(kind: str, case: GradientCase) -> tuple[list[Array], Arra
     if kind:
         weights, (x, y) = _penalized_weights(case.seed), _examples(case.seed, n)
         w = draw_sample_weights(case.seed, n, case.weights)
-        expected: Sequence[Array] = penalized_slopes(kind, weights, x, y, w)
+        expected: Sequence[Array] = [*_idle(kind), *penalized_slopes(kind, weights, x, y, w)]
     else:
         weights, x, y, w = sequences(case, n)
         parts = [masked_slopes(weights, *batch) for batch in _batches(x, y, w, size)]
         expected = [np.mean(slopes, axis=0) for slopes in zip(*parts, strict=True)]
-    return weights, x, y, w, expected, _slope_bounds(expected, weights, x)
+    bounds = _slope_bounds(expected, weights, x)
+    return [*_idle(kind), *weights], x, y, w, expected, bounds
 
 
 def _batches(x: Array, y: Array, w: Array | None, size: int) -> list[tuple[Array, Array, Array | None]]:
@@ -440,6 +447,9 @@ def headed(case: InferenceCase) -> tuple[list[Array], Array, list[Array], Array 
 
 # Class weights ---------------------------------------------------------------------------------------------
 
+#: Weight of the one output's loss: a power of two, beside which no class weight is lost.
+STRENGTH = 8.0
+
 #: Class weights; the last or the first class is left out and weighs 1; or the classes are strings, as JSON has them.
 CLASS_WEIGHTS: Mapping[str, Mapping[Any, float]] = {
     "none": {0: 0.5, 1: 2.0, 2: 4.0},
@@ -461,7 +471,7 @@ def class_weight_params() -> list[Param]:
 
 @cached_in_process
 def _classifier(labels: str, mode: str) -> Compiled:
-    return Compiled(linear, mode, lambda: {"loss": classification_loss(labels == "one_hot")})
+    return Compiled(linear, mode, lambda: {"loss": classification_loss(labels == "one_hot"), "loss_weights": STRENGTH})
 
 
 def class_weight_cases(context: Context) -> Any:
@@ -491,9 +501,9 @@ def class_weight_corners(context: Context) -> Sequence[InferenceCase]:
     examples=(1, 1, 200),
     per_subject=False,
     catches="class weights that reach the wrong example or class, are lost or fail for one kind of source or labels, "
-    "change the divisor, or silently replace sample weights",
-    formula="|v - sum_i c(y_i) l_i / N| <= 160 u size, c = 1 for a class without a weight; together with sample "
-    "weights, or for a generator, a ValueError",
+    "change the divisor, or silently replace sample weights; a single output's loss_weights that is dropped",
+    formula="|v - 8 sum_i c(y_i) l_i / N| <= 160 u size, 8 the loss's own weight, c = 1 for a class without one; with "
+    "sample weights, or for a generator, a ValueError",
     source=f"{LOOPS}: class_weight",
     example="fit gives loss = 1.9; by NumPy it is 2.4",
 )
@@ -518,7 +528,7 @@ def class_weight_weighs_each_example(context: Context, case: InferenceCase) -> R
         return _refused(model, case, (x, given, w), more)
 
     def expected(cut: slice) -> tuple[float, float]:
-        return float((of_class * rows)[cut].mean()), float((of_class * most)[cut].mean())
+        return STRENGTH * float((of_class * rows)[cut].mean()), STRENGTH * float((of_class * most)[cut].mean())
 
     try:
         return _held(model, case, (x, given, None), expected, **more)

@@ -117,14 +117,15 @@ def gradients(check: Check, context: Context, case: GradientCase, reading: Readi
 
 def metrics(check: Check, context: Context, case: CompiledMetricCase, reading: Reading) -> str:
     """A model whose outputs are its inputs, all its metrics, and the definition of the one that was wrong."""
-    from bscheck.checks.compiled_metrics import drawn, plan
+    from bscheck.checks.compiled_metrics import drawn, plan, weights_of
 
     name = context.param.get("model")
     chosen = plan(name)
     if chosen.losses and not chosen.outputs:
         raise NoScript("a compiled model becomes a part of another one: the recorded case does that")
     data, w = drawn(case, name)
-    key, value = _wrong_metric(chosen, data, w, reading)
+    weights = weights_of(chosen, w)
+    key, value = _wrong_metric(chosen, data, weights, reading)
     if np.isnan(value.value).any():
         raise NoScript("the definition leaves the value open")
     bound = array(np.broadcast_to(4 * value.bound(2.0**-24) + 1e-37, np.shape(value.value)))
@@ -134,7 +135,7 @@ def metrics(check: Check, context: Context, case: CompiledMetricCase, reading: R
 KINDS = {list(chosen.kinds)}
 p = {tree([data[kind][1] for kind in chosen.kinds])}
 y = {tree([data[kind][0] for kind in chosen.kinds])}
-w = [{array(w)}] * {len(data)}
+w = {tree([weights[kind] for kind in chosen.kinds])}
 # By definition, computed with NumPy in float64 from the numbers above.
 EXPECTED, BOUND = {array(value.value)}, {bound}
 
@@ -160,7 +161,7 @@ compare("{key}", seen["{key}"], EXPECTED, BOUND)
     return program(what(check, context, case), body, raised=raised(reading))
 
 
-def _wrong_metric(chosen: Any, data: Any, w: Array, reading: Reading) -> tuple[str, Any]:
+def _wrong_metric(chosen: Any, data: Any, w: dict[str, Array], reading: Reading) -> tuple[str, Any]:
     """Return the name under which the wrong metric is reported, and its value by definition."""
     from bscheck.checks.compiled_metrics import expected_loss, reported_as
     from bscheck.oracles.metrics import definition
@@ -172,7 +173,7 @@ def _wrong_metric(chosen: Any, data: Any, w: Array, reading: Reading) -> tuple[s
     for kind, name, variant in chosen.weighted:
         given = {k: v for k, v in variants(name)[variant].items() if k != "dtype"}
         if meant(key := reported_as(chosen, kind, f"{name}_{variant}")):
-            return key, definition(name, data[kind][0], data[kind][1], w, given)
+            return key, definition(name, data[kind][0], data[kind][1], w[kind], given)
     for kind, name, formula in chosen.plain:
         if meant(key := reported_as(chosen, kind, name)):
             return key, definition(formula, data[kind][0], data[kind][1], None, {})

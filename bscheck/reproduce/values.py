@@ -315,7 +315,7 @@ def rows(tree, i=None):
 
 def class_weight(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
     """Training with class weights, and the mean of the weighed losses."""
-    from bscheck.checks.penalties import CLASS_WEIGHTS, _examples
+    from bscheck.checks.penalties import CLASS_WEIGHTS, STRENGTH, _examples
     from bscheck.oracles.losses import ROWS
     from bscheck.surface.penalties import FEATURES, OUTPUTS
 
@@ -327,7 +327,8 @@ def class_weight(check: Check, context: Context, case: InferenceCase, reading: R
     x, _ = _examples(case.seed, case.examples)
     y = rng.permutation(np.arange(case.examples) % OUTPUTS)
     rows = ROWS["SparseCategoricalCrossentropy"](y, x @ kernel + bias, from_logits=True)
-    expected = float(np.mean([CLASS_WEIGHTS[omitted].get(int(c), 1.0) * r for c, r in zip(y, rows, strict=True)]))
+    weighing = {int(label): weight for label, weight in CLASS_WEIGHTS[omitted].items()}
+    expected = STRENGTH * float(np.mean([weighing.get(int(c), 1.0) * r for c, r in zip(y, rows, strict=True)]))
     given = {"sparse": y, "column": y[:, None], "one_hot": np.eye(OUTPUTS)[y]}[labels]
     kind = "CategoricalCrossentropy" if labels == "one_hot" else "SparseCategoricalCrossentropy"
     call, imports = call_of(case, False, ", class_weight=CLASS_WEIGHT")
@@ -340,7 +341,8 @@ EXPECTED = {expected!r}
 
 model = keras.Sequential([keras.Input(({FEATURES},)), keras.layers.Dense({OUTPUTS})])
 model.set_weights([{array(kernel)}, {array(bias)}])
-model.compile(keras.optimizers.SGD(0.0), loss=keras.losses.{kind}(from_logits=True){mode_of(case)})
+loss = keras.losses.{kind}(from_logits=True)
+model.compile(keras.optimizers.SGD(0.0), loss=loss, loss_weights={STRENGTH}{mode_of(case)})
 {call}
 compare("the loss", seen["loss"], EXPECTED, {_NEAR * (abs(expected) + 1)!r})
 """
@@ -348,8 +350,17 @@ compare("the loss", seen["loss"], EXPECTED, {_NEAR * (abs(expected) + 1)!r})
 
 
 def penalized(kind: str) -> list[str]:
-    """Return the statements that make a model with penalties of a kind."""
+    """Return the statements that make a model with penalties of a kind.
+
+    Raises
+    ------
+    NoScript
+        When the model has another one inside.
+    """
     from bscheck.surface import penalties as known
+
+    if kind == "shared":
+        raise NoScript("a model that is called twice inside another: the recorded case makes it")
 
     many = kind == "all"
     options_of = []

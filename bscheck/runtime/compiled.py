@@ -71,7 +71,7 @@ class Compiled:
 
     def gradient(self, batches: Sequence[Any]) -> list[Array]:
         """Return the gradient that reaches the update after ``train_on_batch`` of each micro-batch."""
-        with precision(self.dtype):
+        with precision(self.dtype), quiet():
             for x, y, w in batches:
                 self.model.train_on_batch(x, y, sample_weight=w)
             gradients, _ = applied(self.optimizer)

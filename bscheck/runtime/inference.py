@@ -15,11 +15,23 @@ from bscheck.runtime import current, keras_module
 from bscheck.runtime.bench import Array, Bench, build_model, precision, renumbered
 from bscheck.subject import examples, leaves, map_leaves
 
+#: Examples in a batch where Keras is given arrays and not told: batches of so many are asked for by saying nothing.
+DEFAULT_BATCH_SIZE = 32
+
+#: A generator that begins anew for ever; a loop is told how many of its batches to take.
+ENDLESS = "endless"
+
 
 def sources() -> tuple[str, ...]:
     """Return the ways in which examples can be given on this backend."""
     own = ("dataset", "dataset_unknown") if current().name == "tensorflow" else ()
     return ("arrays", "generator", "pydataset", *own)
+
+
+def loops_of_keras(model: Any) -> bool:
+    """Whether the model is trained, evaluated and asked by Keras's own loops."""
+    own = keras_module().Model
+    return all(getattr(type(model), name) is getattr(own, name) for name in ("fit", "evaluate", "predict"))
 
 
 def refusals(bench: Bench) -> dict[str, str]:
@@ -28,8 +40,7 @@ def refusals(bench: Bench) -> dict[str, str]:
     Keras's own loops take them all, and one that they do not take is a finding. A model with a ``fit``,
     ``evaluate`` or ``predict`` of its own is asked with two examples.
     """
-    own = bench.keras.Model
-    if all(getattr(type(bench.model), name) is getattr(own, name) for name in ("fit", "evaluate", "predict")):
+    if loops_of_keras(bench.model):
         return dict.fromkeys(sources(), "")
     trainer, batch = Trainer(bench, "graph", 1), bench.cast(bench.subject.draw(0, 2))
     return {source: _refusal(trainer, batch, source) for source in sources()}
@@ -92,6 +103,7 @@ class Trainer:
         )
 
         self._first = [np.array(bench.keras.ops.convert_to_numpy(v)) for v in self.model.variables]
+        self.heard: list[Mapping[str, float]] | None = None
 
     def set_weights(self, flat: Array) -> None:
         """Assign the trainable weights; every other variable gets its first value."""
@@ -108,27 +120,58 @@ class Trainer:
                 parts = [arrays(self.model.predict_on_batch(part)) for (part,) in _batches((x,), batch_size)]
                 return [np.concatenate(p) for p in zip(*parts, strict=True)]
             with quiet():
-                return arrays(self.model.predict(**given((x,), batch_size, source), verbose=0))
+                arguments = {**given((x,), batch_size, source), **told(x, batch_size, source, "steps")}
+                return arrays(self.model.predict(**arguments, verbose=0))
 
     def evaluate(self, batch: Sequence[Any], batch_size: int, source: str) -> Mapping[str, float]:
-        """Return what ``evaluate`` reports."""
-        with precision(self.bench.dtype), quiet():
-            logs = self.model.evaluate(**stream(batch, batch_size, source), verbose=0, return_dict=True)
+        """Return what ``evaluate`` reports; `heard` is what its callbacks were told."""
+        with precision(self.bench.dtype), quiet(), self._listening() as listener:
+            arguments = {**stream(batch, batch_size, source), **told(batch[0], batch_size, source, "steps"), **listener}
+            logs = self.model.evaluate(**arguments, verbose=0, return_dict=True)
         return self._report(logs)
 
     def fit(self, batch: Sequence[Any], batch_size: int, source: str, shuffle: bool = False) -> Mapping[str, float]:
-        """Return the history of one epoch."""
-        with precision(self.bench.dtype), quiet():
-            arguments = stream(batch, batch_size, source)
-            history = self.model.fit(**arguments, shuffle=shuffle, epochs=1, verbose=0).history
+        """Return the history of one epoch; `heard` is what its callbacks were told."""
+        with precision(self.bench.dtype), quiet(), self._listening() as listener:
+            arguments = {**stream(batch, batch_size, source), **told(batch[0], batch_size, source, "steps_per_epoch")}
+            history = self.model.fit(**arguments, **listener, shuffle=shuffle, epochs=1, verbose=0).history
         return self._report({name: values[-1] for name, values in history.items()})
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[dict[str, Any]]:
+        """Yield, as an argument, a callback that writes down in `heard` what it is told at the end of every batch.
+
+        A loop of a team's own need not take callbacks, and `heard` is None.
+        """
+        self.heard = [] if loops_of_keras(self.model) else None
+        if self.heard is None:
+            yield {}
+            return
+        heard, report = self.heard, self._report
+
+        class Listener(keras_module().callbacks.Callback):  # type: ignore[misc, name-defined]
+            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+                heard.append(report(logs))
+
+            def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+                heard.append(report(logs))
+
+        yield {"callbacks": [Listener()]}
 
     def fit_and_validate(
         self, batch: Sequence[Any], held_out: Sequence[Any], batch_size: int, source: str, epochs: int
     ) -> list[Mapping[str, float]]:
-        """Return the history of each epoch, unshuffled; `held_out` is given as ``validation_data`` from the source."""
+        """Return the history of each epoch, unshuffled; `held_out` is given as ``validation_data`` from the source.
+
+        A dataset begins anew for ever, and ``validation_steps`` says how many batches there are.
+        """
         held = stream(held_out, batch_size + 1, source)
         options = {"validation_data": held["x"]}
+        if source == "dataset":
+            options = {
+                "validation_data": held["x"].repeat(),
+                "validation_steps": -(-examples(held_out[0]) // (batch_size + 1)),
+            }
         if source == "arrays":
             options = {"validation_data": filled(held_out), "validation_batch_size": batch_size + 1}
         with precision(self.bench.dtype), quiet():
@@ -141,6 +184,13 @@ class Trainer:
         x, y, w = batch
         with precision(self.bench.dtype):
             return self._report(getattr(self.model, path)(x, y, sample_weight=w, return_dict=True))
+
+    def listed(self, batch: Sequence[Any]) -> list[float]:
+        """Return what ``test_on_batch`` returns when no dict is asked for."""
+        x, y, w = batch
+        with precision(self.bench.dtype):
+            found = self.model.test_on_batch(x, y, sample_weight=w)
+        return [float(np.asarray(value)) for value in (found if isinstance(found, (list, tuple)) else [found])]
 
     def alone(self, path: str, batch: Sequence[Any]) -> Mapping[str, float]:
         """Return what a batch reports when every metric was emptied before."""
@@ -245,9 +295,10 @@ def penalty(bench: Bench, flat: Array) -> float | None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Keras's warning that a generator ended inside an execution of several steps: here it should."""
+    """Silence warnings that a generator ended inside an execution, or that a weight has no gradient: here it should."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your input ran out of data")
+        warnings.filterwarnings("ignore", "Gradients do not exist for variables")
         yield
 
 
@@ -293,10 +344,26 @@ def stream(batch: Sequence[Any], batch_size: int, source: str) -> dict[str, Any]
 def given(parts: tuple[Any, ...], batch_size: int, source: str) -> dict[str, Any]:
     """Return the arguments that hand the examples to a Keras loop."""
     if source == "arrays":
-        names = ("x", "y", "sample_weight")[: len(parts)]
-        return {**dict(zip(names, parts, strict=True)), "batch_size": batch_size}
-    makers = {"generator": _generator, "pydataset": _pydataset, "dataset": _dataset, "dataset_unknown": _unknown}
+        named = dict(zip(("x", "y", "sample_weight"), parts, strict=False))
+        return named if batch_size == DEFAULT_BATCH_SIZE else {**named, "batch_size": batch_size}
+    makers = {
+        "endless": _endlessly,
+        "generator": _generator,
+        "pydataset": _pydataset,
+        "dataset": _dataset,
+        "dataset_unknown": _unknown,
+    }
     return {"x": makers[source](parts, batch_size)}
+
+
+def told(x: Any, batch_size: int, source: str, name: str) -> dict[str, int]:
+    """Return how many batches there are, by the name that a Keras loop takes it under, where the source has no end."""
+    return {name: -(-examples(x) // batch_size)} if source == ENDLESS else {}
+
+
+def _endlessly(parts: tuple[Any, ...], batch_size: int) -> Iterator[Any]:
+    while True:
+        yield from _generator(parts, batch_size)
 
 
 def _batches(parts: tuple[Any, ...], batch_size: int) -> Iterator[tuple[Any, ...]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bscheck.runtime.bench import Array, Bench, build_model, precision
-from bscheck.runtime.inference import quiet, stream
+from bscheck.runtime.inference import quiet, stream, told
 from bscheck.subject import examples, take
 
 #: Learning rate and momentum: large enough that an update left out, or made twice, moves every weight.
@@ -51,7 +51,8 @@ class Learner:
         x, y, w = self.bench.cast(batch)
         with precision(self.bench.dtype), quiet():
             if source != "on_batch":
-                self.model.fit(**stream((x, y, w), batch_size, source), shuffle=False, epochs=1, verbose=0)
+                arguments = {**stream((x, y, w), batch_size, source), **told(x, batch_size, source, "steps_per_epoch")}
+                self.model.fit(**arguments, shuffle=False, epochs=1, verbose=0)
                 return
             for start in range(0, examples(y), batch_size):
                 rows = slice(start, start + batch_size)

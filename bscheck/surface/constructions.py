@@ -162,6 +162,10 @@ _BIDIRECTIONAL = [
     ),
 ]  # fmt: skip
 
+#: A low-rank adaptation: Keras keeps its factors in float32, whatever the layer's precision is.
+ADAPTED: Mapping[str, Any] = {"lora_rank": 2}
+FACTORS: Mapping[str, Any] = {"narrow": ("tensorflow", "jax", "torch")}
+
 #: What convolutions over every number of axes are asked: strides, dilation, padding, groups, layout.
 _GEOMETRIES: tuple[Mapping[str, Any], ...] = (
     {"kernel_size": 2},
@@ -181,6 +185,8 @@ def _convolutions(name: str, dimensions: int, groups: bool = False, **options: A
     ]
     if groups:
         found.append(_make(name, shape, **options, kernel_size=2, groups=2, strides=2))
+    if name == "Conv2D":
+        found.append(_make(name, shape, call=FACTORS, **options, kernel_size=2, **ADAPTED))
     if name == "Conv1D":
         found.append(_make(name, shape, **options, kernel_size=3, padding="causal", dilation_rate=2))
     first = (4, *_SIZES[dimensions])
@@ -267,18 +273,21 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("Dense", (3,), units=2, activation="tanh"),
         _make("Dense", (4, 3), units=2, use_bias=False),
         _make("Dense", (2, 2, 3), units=5, activation="softmax"),
+        _make("Dense", (3,), call=FACTORS, units=4, **ADAPTED),
     ],
     "EinsumDense": [
         _make("EinsumDense", (3,), equation="ab,bc->ac", output_shape=4, bias_axes="c"),
         _make("EinsumDense", (4, 3), equation="abc,cd->abd", output_shape=(None, 2), bias_axes="d", activation="tanh"),
         _make("EinsumDense", (4, 3), equation="abc,cde->adbe", output_shape=(2, 4, 3), bias_axes="de"),
         _make("EinsumDense", (4, 3), equation="...x,xy->...y", output_shape=5),
+        _make("EinsumDense", (4, 3), call=FACTORS, equation="abc,cde->adbe", output_shape=(2, 4, 3), **ADAPTED),
     ],
     "Embedding": [
         _make("Embedding", call={"inputs": (_WHOLE,)}, input_dim=6, output_dim=3),
         _make(
             "Embedding", call={"inputs": (_WHOLE,), "computes_mask": True}, input_dim=6, output_dim=2, mask_zero=True,
         ),
+        _make("Embedding", call={"inputs": (_WHOLE,), **FACTORS}, input_dim=6, output_dim=4, **ADAPTED),
     ],
     "ReversibleEmbedding": [
         _make("ReversibleEmbedding", call={"inputs": (_WHOLE,)}, input_dim=6, output_dim=3),
@@ -314,6 +323,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
     "SimpleRNN": [
         *_recurrent("SimpleRNN", 1),
         _make("SimpleRNN", (4, 3), call=MASKED, units=2, activation="relu"),
+        _make("SimpleRNN", (4, 3), call=MASKED, units=2, unroll=True, go_backwards=True, return_sequences=True),
         _dropping("SimpleRNN", 2),
     ],
     "LSTM": [
@@ -366,6 +376,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("BatchNormalization", (3,), call=BOTH, momentum=0.7),
         _make("BatchNormalization", (4, 3), call={**BOTH, **MASKED}, momentum=0.9, epsilon=0.01),
         _make("BatchNormalization", (3,), call=BOTH, center=False),
+        _make("BatchNormalization", (3,), call=BOTH, trainable=False),
         _make("BatchNormalization", (4, 3), call={**BOTH, **MASKED}, axis=1),
         _make("BatchNormalization", (2, 2, 3), call=BOTH, scale=False, axis=1),
     ],
@@ -606,7 +617,9 @@ def _available(construction: Construction) -> bool:
     if runtime.name in construction.gpu_only and runtime.describe()["device"] != "gpu":
         return False
     exported: Any = exported_layers()[construction.spec.name]
-    if not _takes(exported.__init__, {k: v for k, v in construction.spec.options.items() if k != "name"}):
+    # What every layer takes is passed on by its keywords.
+    own = {k: v for k, v in construction.spec.options.items() if k not in ("name", "trainable")}
+    if not _takes(exported.__init__, own):
         return False
     return not construction.refusable or _accepted(construction.spec)
 

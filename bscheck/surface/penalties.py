@@ -13,6 +13,8 @@ from typing import Any
 from bscheck.runtime import keras_module
 
 FEATURES, HIDDEN, OUTPUTS = 4, 3, 3
+#: Weights of ``shared`` that nothing depends on.
+IDLE = 2
 HEADS = ("first", "second")
 #: Strengths: powers of two, which float32 holds exactly (Keras on TensorFlow rounds Python floats to it).
 WEIGHT_L1, WEIGHT_L2, ACTIVITY, ADDED = 2.0**-5, 2.0**-4, 2.0**-2, 2.0**-1
@@ -25,7 +27,8 @@ REGULARIZER_OPTIONS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "OrthogonalRegularizer": ({"factor": 2.0**-3, "mode": "rows"}, {"factor": 2.0**-3, "mode": "columns"}),
 }
 
-PENALTIES = ("weights", "activity", "add_loss", "all")
+#: Kinds of penalties; ``shared``: of a model inside the model that is called twice, by one regularizer of two weights.
+PENALTIES = ("weights", "activity", "add_loss", "all", "shared")
 
 
 @functools.cache
@@ -50,6 +53,8 @@ def make_regularizer(name: str, option: int) -> Any:
 def penalized(kind: str) -> Any:
     """Return a model ``x -> hidden -> output``: penalties on weights, on the hidden layer, or added in a call."""
     keras = keras_module()
+    if kind == "shared":
+        return _shared()
     many = kind == "all"
     weights = {
         "kernel_regularizer": keras.regularizers.L1L2(l1=WEIGHT_L1, l2=WEIGHT_L2),
@@ -66,6 +71,29 @@ def penalized(kind: str) -> Any:
     added = [MeanSquare()] if many or kind == "add_loss" else []
     hidden = keras.layers.Dense(HIDDEN, **options)
     return keras.Sequential([keras.Input((FEATURES,)), hidden, *added, keras.layers.Dense(OUTPUTS)])
+
+
+def _shared() -> Any:
+    """Return a model that adds a model inside it, called twice, to itself; one regularizer acts on both kernels.
+
+    Its first weights are idle: no gradient comes to them.
+    """
+    keras = keras_module()
+
+    class Idle(keras.layers.Layer):  # type: ignore[misc, name-defined]
+        def build(self, input_shape: Any) -> None:
+            self.idle = self.add_weight(shape=(IDLE,), name="idle")
+
+        def call(self, inputs: Any) -> Any:
+            return inputs
+
+    same = {"kernel_regularizer": keras.regularizers.L2(WEIGHT_L2)}
+    hidden = keras.layers.Dense(HIDDEN, activity_regularizer=keras.regularizers.L2(ACTIVITY), **same)
+    inner = keras.Sequential([keras.Input((FEATURES,)), hidden])
+    inputs = keras.Input((FEATURES,))
+    given = Idle()(inputs)
+    doubled = keras.layers.Add()([inner(given), inner(given)])
+    return keras.Model(inputs, keras.layers.Dense(OUTPUTS, **same)(doubled))
 
 
 def masked() -> Any:

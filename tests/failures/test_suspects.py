@@ -109,6 +109,7 @@ WITHOUT_A_PROGRAM = {
         "training_leaves_the_optimum_beyond_the_stability_threshold", "training_settles_at_the_stationary_loss",
         "noise_scale_estimator_is_unbiased", "fewer_updates_explain_the_higher_loss",
         "predictions_by_batch_size_are_reported", "escape_from_a_shallow_well_is_reported",
+        "dropout_is_drawn_anew_for_every_example",
     },
     "pairs of timings": {
         "one_example_more_than_a_power_of_two_costs_one_example_more",

@@ -13,6 +13,7 @@ import numpy as np
 
 from bscheck.oracles.layers import Call, defines
 from bscheck.oracles.layers.activations import activate
+from bscheck.oracles.layers.feedforward import adapted
 from bscheck.oracles.layers.tracked import Tracked, concatenate, einsum, pad
 
 #: Letters of the output's, the kernel's and no other axes.
@@ -112,7 +113,7 @@ def _geometry(call: Call) -> dict[str, Any]:
 def convolution(call: Call) -> Tracked:
     """Conv: cross-correlation with each filter."""
     x, first = channels_last(call)
-    y = convolve(x, call.weights["kernel"], **_geometry(call), groups=call.get("groups", 1))
+    y = convolve(x, adapted(call, "kernel"), **_geometry(call), groups=call.get("groups", 1))
     return _finish(call, y, first)
 
 

@@ -11,9 +11,16 @@ from bscheck.oracles.layers.activations import activate
 from bscheck.oracles.layers.tracked import Tracked, constant, einsum, matmul, tanh
 
 
+def adapted(call: Call, name: str) -> Tracked:
+    """Return a weight W with its low-rank adaptation, if it has one: W + A B (Hu et al. 2021)."""
+    if not call.get("lora_rank"):
+        return call.weights[name]
+    return call.weights[name] + matmul(call.weights[f"lora_{name}_a"], call.weights[f"lora_{name}_b"])
+
+
 def affine(call: Call, product: Callable[[Tracked, Tracked], Tracked]) -> Tracked:
     """Return activation(product(x, kernel) + bias)."""
-    y = product(call.x, call.weights["kernel"])
+    y = product(call.x, adapted(call, "kernel"))
     if call.get("use_bias", True):
         y = y + call.weights["bias"]
     return activate(call.get("activation"), y)
@@ -32,7 +39,7 @@ def einsum_dense(call: Call) -> Tracked:
     left, kernel, right = equation.replace("->", ",").split(",")
     dots = "PQRST"[: call.x.ndim - len(left.replace("...", ""))]
     right = right.replace("...", dots)
-    y = einsum(f"{left.replace('...', dots)},{kernel}->{right}", call.x, call.weights["kernel"])
+    y = einsum(f"{left.replace('...', dots)},{kernel}->{right}", call.x, adapted(call, "kernel"))
     axes = call.get("bias_axes")
     if axes:
         bias = call.weights["bias"]
@@ -51,7 +58,7 @@ def _rows(table: Tracked, index: Tracked) -> Tracked:
 @defines("Embedding")
 def embedding(call: Call) -> Outcome:
     """Embedding: the table's row of each index; with ``mask_zero`` an index of 0 is masked."""
-    rows = _rows(call.weights["embeddings"], call.x)
+    rows = _rows(adapted(call, "embeddings"), call.x)
     if not call.get("mask_zero", False):
         return Outcome([rows])
     return Outcome([rows, constant((call.x.value != 0).astype(float), call.u)])

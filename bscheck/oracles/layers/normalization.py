@@ -134,12 +134,13 @@ def batch_normalization(call: Call) -> Outcome:
     """BatchNormalization: the batch's mean and variance in training, the moving ones in inference.
 
     ``moving = momentum moving + (1 - momentum) statistic of the batch``, the variance the one that normalizes.
-    Masked steps have no part in the statistics; they are normalized all the same.
+    Masked steps have no part in the statistics; they are normalized all the same. A layer that is frozen runs in
+    inference mode, whatever the call (keras.io/api/layers/normalization_layers/batch_normalization).
     """
     x, axis = call.x, call.get("axis", -1) % call.x.ndim
     reduced = tuple(a for a in range(x.ndim) if a != axis)
     moving = [call.weights["moving_mean"], call.weights["moving_variance"]]
-    if not call.training:
+    if not call.training or not call.get("trainable", True):
         centre, variance = (_spread(m, [axis], x.ndim) for m in moving)
         return Outcome([_normalized(call, x, centre, variance, [axis], call.get("epsilon", 1e-3))])
     keep = None

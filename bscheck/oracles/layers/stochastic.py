@@ -23,6 +23,18 @@ def dropped_share(kept: Array, rate: float) -> float:
     return float(away / (np.sqrt(2 * RARE * n * rate * (1 - rate)) + 2 * RARE / 3))
 
 
+def _pairs(draws: Array) -> tuple[Array, Array]:
+    """Return the draws of every second example, and those of the example after each: no draw is in two pairs."""
+    even = len(draws) // 2 * 2
+    return draws[0:even:2], draws[1:even:2]
+
+
+def alike_share(kept: Array, told: Array, rate: float) -> float:
+    """Return how far the agreement of neighbouring examples' drops is from that of independent ones."""
+    (one, other), (here, there) = _pairs(kept), _pairs(told)
+    return dropped_share((one != other)[here & there], rate**2 + (1 - rate) ** 2)
+
+
 def _unchanged(call: Call) -> bool:
     return not call.training or call.get("rate", call.get("stddev")) == 0
 
@@ -46,7 +58,7 @@ def dropout(call: Call) -> Outcome:
     # An input of 0 tells nothing of the draw.
     told = np.any(call.x.value != 0, axis=once, keepdims=True)
     y = select(np.broadcast_to(kept, call.x.shape), call.x / (1 - rate), 0.0, call.u)
-    return Outcome([y], chance=dropped_share(kept[told], rate))
+    return Outcome([y], chance=max(dropped_share(kept[told], rate), alike_share(kept, told, rate)))
 
 
 @defines("AlphaDropout")
@@ -60,7 +72,8 @@ def alpha_dropout(call: Call) -> Outcome:
     floor = _constants_rounded(floor, abs(a * low))
     kept = np.abs(call.seen[0] - floor.value) > floor.error
     y = select(kept, call.x * a - constant(a * low * rate, call.u), floor, call.u)
-    return Outcome([_constants_rounded(y, abs(a * low))], chance=dropped_share(kept, rate))
+    chance = max(dropped_share(kept, rate), alike_share(kept, np.ones_like(kept), rate))
+    return Outcome([_constants_rounded(y, abs(a * low))], chance=chance)
 
 
 def _constants_rounded(y: Tracked, size: float) -> Tracked:
@@ -68,7 +81,17 @@ def _constants_rounded(y: Tracked, size: float) -> Tracked:
     return Tracked(y.value, y.error + 8 * y.u * size, y.tangent, y.size, y.slack, y.u)
 
 
-def _noise_share(noise: Array, spread: float) -> float:
+def _noise_share(noise: Array, told: Array, spread: float) -> float:
+    """Return how far normal noise is from its law, where it can be told, as a share of what chance makes of it.
+
+    The difference of two examples' noise has twice the variance, if they are independent.
+    """
+    (one, other), (here, there) = _pairs(noise), _pairs(told)
+    apart = (one - other)[here & there]
+    return max(_normal_share(noise[told], spread), _normal_share(apart, spread * float(np.sqrt(2))))
+
+
+def _normal_share(noise: Array, spread: float) -> float:
     """Return how far normal noise is from mean 0 and its variance, as a share of what chance makes of it.
 
     The mean of n is normal with ``spread / sqrt(n)``; the sum of squares obeys Laurent and Massart's (2000) bound
@@ -86,7 +109,8 @@ def gaussian_noise(call: Call) -> Outcome:
     if _unchanged(call):
         return Outcome([call.x])
     noise = call.seen[0] - call.x.value
-    return Outcome([call.x + constant(noise, call.u)], chance=_noise_share(noise, call.get("stddev")))
+    chance = _noise_share(noise, np.ones(noise.shape, bool), call.get("stddev"))
+    return Outcome([call.x + constant(noise, call.u)], chance=chance)
 
 
 @defines("GaussianDropout")
@@ -96,8 +120,7 @@ def gaussian_dropout(call: Call) -> Outcome:
         return Outcome([call.x])
     rate = call.get("rate")
     factor = call.seen[0] / np.where(call.x.value == 0, 1.0, call.x.value)
-    told = factor[call.x.value != 0]
-    chance = _noise_share(told - 1.0, float(np.sqrt(rate / (1 - rate))))
+    chance = _noise_share(factor - 1.0, call.x.value != 0, float(np.sqrt(rate / (1 - rate))))
     return Outcome([call.x * constant(factor, call.u)], chance=chance)
 
 
