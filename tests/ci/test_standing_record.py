@@ -91,6 +91,7 @@ def test_table_says_where_each_promise_broke_and_which_defect_that_is(script, tm
     wrong = list(script.unseen(records))
     assert not [line for line in wrong if line.startswith("weight decay on")]
     assert "ragged evaluation: Keras 3.1.1 is not recorded" in wrong
+    assert "clipping of every micro-batch: what shows it on Keras 3.4.1 is not recorded" in wrong
     records["keras-3.5.0+tensorflow-2.21.0"] = records["keras-3.4.1+tensorflow-2.21.0"]
     assert "weight decay on every micro-batch: red on Keras 3.5.0, not green" in list(script.unseen(records))
 
@@ -117,4 +118,5 @@ def test_bundle_that_is_shipped_can_be_read_and_is_small(script) -> None:
     records = read_bundle(script.BUNDLE)
     assert script.BUNDLE.stat().st_size < 300_000
     assert all(merged([one]).results for one in records.values())
-    assert list(script.unseen(records)) == []
+    # What shows a defect may be younger than the record; what is recorded must show it where it was.
+    assert [line for line in script.unseen(records) if not line.endswith(" is not recorded")] == []
