@@ -33,6 +33,12 @@ from bscheck.tolerance import UNIT_ROUNDOFF
 #: The rig's variables with one that its gradient overwrites in their midst, where a shifted index would show.
 FLOAT8_SHAPES: Mapping[str, tuple[int, ...]] = {"kernel": (3, 4), "amax": (6,), "bias": (4,)}
 
+#: Ways to scale the loss by a wrapper.
+WRAPPED = ("wrapper", "both")
+
+#: Loss scale factor of an optimizer inside a wrapper, which is to have no effect there.
+INSIDE = 8.0
+
 #: What a wrapper keeps for itself.
 OWN_STATE = ("step_counter", "dynamic_scale")
 
@@ -61,7 +67,7 @@ class DocumentedScale:
 
 def documented_scale(case: LossScaleCase) -> DocumentedScale:
     """Return the scale at a case's start; an optimizer's own factor stays as it is."""
-    return DocumentedScale(case.exponent, case.growth if case.way == "wrapper" else 0)
+    return DocumentedScale(case.exponent, case.growth if case.way != "factor" else 0)
 
 
 def _make(name: str, case: LossScaleCase, **more: Any) -> Any:
@@ -69,6 +75,8 @@ def _make(name: str, case: LossScaleCase, **more: Any) -> Any:
     k = case.micro_batches if case.micro_batches > 1 else None
     if case.way == "factor":
         return make(variant(name), accumulation=k, loss_scale_factor=2.0**case.exponent, **more)
+    if case.way == "both":
+        more["loss_scale_factor"] = INSIDE
     return scaling(make(variant(name), accumulation=k, **more), 2.0**case.exponent, case.growth)
 
 
@@ -190,7 +198,7 @@ def _static_corners(context: Context) -> Sequence[Case]:
     if context.runtime.compiles_per_shape:
         return (LossScaleCase(mode=mode, micro_batches=3, updates=1, growth=2, seed=1),)
     return (
-        *([LossScaleCase(mode=mode, updates=1, growth=2)] if _closer(context) else []),
+        *([LossScaleCase(mode=mode, updates=1, growth=2, way=way) for way in WRAPPED] if _closer(context) else []),
         LossScaleCase(mode=mode, micro_batches=3, updates=1, growth=2, seed=1),
         LossScaleCase(mode=mode, way="factor", exponent=-3, micro_batches=3, updates=1, seed=2),
     )
@@ -206,7 +214,7 @@ def _closer(context: Context) -> bool:
     claims=("C4", "C12"),
     case=LossScaleCase,
     params=optimizer_params,
-    cases=scale_cases(way=("wrapper", "factor")),
+    cases=scale_cases(way=(*WRAPPED, "factor")),
     corners=_static_corners,
     applies=lambda context: lacks_scaling(context),
     examples=(0, 0, 100),
