@@ -542,7 +542,8 @@ class LossScaleCase(Case):
     dtype: str = "float32"
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
-        "way": ("wrapper", "factor", "both"), "value": ("inf", "-inf", "nan"), "mode": MODES, "dtype": ("float32", "float64"),
+        "way": ("wrapper", "factor", "both"), "value": ("inf", "-inf", "nan"), "mode": MODES,
+        "dtype": ("float32", "float64"),
     }  # fmt: skip
 
 
