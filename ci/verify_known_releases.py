@@ -142,6 +142,10 @@ FIXED = (
         "3.6.0", "3.7.0", {"subject": "dense"},
     ),
     Defect("masks of attention", "masked_steps_change_nothing", "3.11.3", "3.12.0", {"layer": "Attention"}),
+    Defect(
+        "iterations of the loss scale's wrapper stand still", "wrapper_keeps_the_state_of_its_optimizer",
+        "3.8.0", "3.9.0", {"optimizer": "sgd"},
+    ),
     Defect("losses by name in the order of the alphabet", REPORTED, "3.6.0", "3.7.0", {"model": "named_targets"}),
     Defect("a compiled model inside another loses its metrics", REPORTED, "3.7.0", "3.8.0", {"model": "nested"}),
     Defect(

@@ -359,20 +359,27 @@ def _inner_rig(option: str, mode: str) -> Rig:
     examples=(0, 0, 20),
     per_subject=False,
     catches="state of the optimizer inside that LossScaleOptimizer does not list: it is not saved, and on JAX, where "
-    "the listed variables are all that a step hands on, it is not updated",
-    formula="names of the slots that an update of the plain optimizer changes: all among the wrapper's",
+    "the listed variables are all that a step hands on, it is not updated; a count of updates that stands still",
+    formula="names of the slots that an update of the plain optimizer changes: all among the wrapper's; its iterations: "
+    "the plain optimizer's",
     source="keras.optimizers.Optimizer: 'variables' are what is saved, and what stateless_apply takes and returns",
     example="LossScaleOptimizer(Nadam) does not list variable",
 )
 def wrapper_keeps_the_state_of_its_optimizer(context: Context, case: LossScaleCase) -> Reading:
-    """LossScaleOptimizer lists every variable that the optimizer inside changes."""
+    """LossScaleOptimizer lists every variable that the optimizer inside changes, and counts its updates."""
     name = context.param.get("optimizer")
-    plain = _plain_rig(name, case.micro_batches, case.mode, case.dtype)
-    plain.reset(_tensors(case, 0))
-    before = plain.slots()
+    plain, run = _plain_rig(name, case.micro_batches, case.mode, case.dtype), scaled_rig(name, case)
+    for rig in (plain, run):
+        rig.reset(_tensors(case, 0))
+    before, scale = plain.slots(), documented_scale(case)
     for j in range(case.micro_batches):
         plain.apply(_tensors(case, 1 + j))
-    listed = scaled_rig(name, case).slots()
+        run.apply(_scaled(_tensors(case, 1 + j), scale.value))
+        scale.finite()
+    if run.told() != plain.told():
+        seen = f"iterations of LossScaleOptimizer says {run.told()} after {plain.told()} updates"
+        return Reading(np.inf, "iterations", seen, f"{plain.told()}")
+    listed = run.slots()
     lost = [k for k, v in plain.slots().items() if k not in listed and not np.array_equal(v, before[k])]
     seen = f"LossScaleOptimizer({variant(name).class_name}) does not list {', '.join(lost)}"
     return Reading(np.inf if lost else 0.0, where=", ".join(lost), seen=seen, allowed="all that an update changes")
