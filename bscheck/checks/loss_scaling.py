@@ -360,7 +360,7 @@ def _inner_rig(option: str, mode: str) -> Rig:
     per_subject=False,
     catches="state of the optimizer inside that LossScaleOptimizer does not list: it is not saved, and on JAX, where "
     "the listed variables are all that a step hands on, it is not updated; a count of updates that stands still",
-    formula="names of the slots that an update of the plain optimizer changes: all among the wrapper's; its iterations: "
+    formula="names of the slots that an update of the plain optimizer changes: all among the wrapper's; iterations as "
     "the plain optimizer's",
     source="keras.optimizers.Optimizer: 'variables' are what is saved, and what stateless_apply takes and returns",
     example="LossScaleOptimizer(Nadam) does not list variable",
