@@ -24,7 +24,7 @@ from bscheck.surface.layers import Construction, Feature, loops, options
 SOURCES = ("Masking",)
 
 #: Constructions under test beside the first, which is taken in every way.
-MORE = 2
+MORE = 1
 
 
 def _features(construction: Construction) -> list[Any]:
