@@ -515,7 +515,8 @@ class LossScaleCase(Case):
     Attributes
     ----------
     way : str
-        ``wrapper`` (``LossScaleOptimizer``) or ``factor`` (the optimizer's own ``loss_scale_factor``).
+        ``wrapper`` (``LossScaleOptimizer``), ``factor`` (the optimizer's own ``loss_scale_factor``), or ``both``: the
+        wrapper around an optimizer that has a factor.
     micro_batches : int
         Micro-batches in one update; 1 is no accumulation.
     updates : int
@@ -541,7 +542,8 @@ class LossScaleCase(Case):
     dtype: str = "float32"
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
-        "way": ("wrapper", "factor"), "value": ("inf", "-inf", "nan"), "mode": MODES, "dtype": ("float32", "float64"),
+        "way": ("wrapper", "factor", "both"), "value": ("inf", "-inf", "nan"), "mode": MODES,
+        "dtype": ("float32", "float64"),
     }  # fmt: skip
 
 

@@ -129,6 +129,23 @@ FIXED = (
     Defect(
         "progress bar averages means", "printed_figures_are_those_of_the_examples_so_far", "3.14.1", "3.15.0"
     ),
+    Defect(
+        "a loss scale factor inside the wrapper divides too", "update_does_not_depend_on_the_loss_scale",
+        "3.9.2", "3.10.0", {"optimizer": "sgd"},
+    ),
+    Defect(
+        "masked statistics over another axis", "layer_computes_its_definition",
+        "3.8.0", "3.9.0", {"layer": "BatchNormalization"},
+    ),
+    Defect(
+        "no loss in executions of more steps than there are", "evaluation_does_not_depend_on_steps_per_execution",
+        "3.6.0", "3.7.0", {"subject": "dense"},
+    ),
+    Defect("masks of attention", "masked_steps_change_nothing", "3.11.3", "3.12.0", {"layer": "Attention"}),
+    Defect(
+        "iterations of the loss scale's wrapper stand still", "wrapper_keeps_the_state_of_its_optimizer",
+        "3.8.0", "3.9.0", {"optimizer": "sgd"},
+    ),
     Defect("losses by name in the order of the alphabet", REPORTED, "3.6.0", "3.7.0", {"model": "named_targets"}),
     Defect("a compiled model inside another loses its metrics", REPORTED, "3.7.0", "3.8.0", {"model": "nested"}),
     Defect(

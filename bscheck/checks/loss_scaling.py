@@ -33,6 +33,12 @@ from bscheck.tolerance import UNIT_ROUNDOFF
 #: The rig's variables with one that its gradient overwrites in their midst, where a shifted index would show.
 FLOAT8_SHAPES: Mapping[str, tuple[int, ...]] = {"kernel": (3, 4), "amax": (6,), "bias": (4,)}
 
+#: Ways to scale the loss by a wrapper.
+WRAPPED = ("wrapper", "both")
+
+#: Loss scale factor of an optimizer inside a wrapper, which is to have no effect there.
+INSIDE = 8.0
+
 #: What a wrapper keeps for itself.
 OWN_STATE = ("step_counter", "dynamic_scale")
 
@@ -61,7 +67,7 @@ class DocumentedScale:
 
 def documented_scale(case: LossScaleCase) -> DocumentedScale:
     """Return the scale at a case's start; an optimizer's own factor stays as it is."""
-    return DocumentedScale(case.exponent, case.growth if case.way == "wrapper" else 0)
+    return DocumentedScale(case.exponent, case.growth if case.way != "factor" else 0)
 
 
 def _make(name: str, case: LossScaleCase, **more: Any) -> Any:
@@ -69,6 +75,8 @@ def _make(name: str, case: LossScaleCase, **more: Any) -> Any:
     k = case.micro_batches if case.micro_batches > 1 else None
     if case.way == "factor":
         return make(variant(name), accumulation=k, loss_scale_factor=2.0**case.exponent, **more)
+    if case.way == "both":
+        more["loss_scale_factor"] = INSIDE
     return scaling(make(variant(name), accumulation=k, **more), 2.0**case.exponent, case.growth)
 
 
@@ -190,7 +198,7 @@ def _static_corners(context: Context) -> Sequence[Case]:
     if context.runtime.compiles_per_shape:
         return (LossScaleCase(mode=mode, micro_batches=3, updates=1, growth=2, seed=1),)
     return (
-        *([LossScaleCase(mode=mode, updates=1, growth=2)] if _closer(context) else []),
+        *([LossScaleCase(mode=mode, updates=1, growth=2, way=way) for way in WRAPPED] if _closer(context) else []),
         LossScaleCase(mode=mode, micro_batches=3, updates=1, growth=2, seed=1),
         LossScaleCase(mode=mode, way="factor", exponent=-3, micro_batches=3, updates=1, seed=2),
     )
@@ -206,7 +214,7 @@ def _closer(context: Context) -> bool:
     claims=("C4", "C12"),
     case=LossScaleCase,
     params=optimizer_params,
-    cases=scale_cases(way=("wrapper", "factor")),
+    cases=scale_cases(way=(*WRAPPED, "factor")),
     corners=_static_corners,
     applies=lambda context: lacks_scaling(context),
     examples=(0, 0, 100),
@@ -351,20 +359,27 @@ def _inner_rig(option: str, mode: str) -> Rig:
     examples=(0, 0, 20),
     per_subject=False,
     catches="state of the optimizer inside that LossScaleOptimizer does not list: it is not saved, and on JAX, where "
-    "the listed variables are all that a step hands on, it is not updated",
-    formula="names of the slots that an update of the plain optimizer changes: all among the wrapper's",
+    "the listed variables are all that a step hands on, it is not updated; a count of updates that stands still",
+    formula="names of the slots that an update of the plain optimizer changes: all among the wrapper's; iterations as "
+    "the plain optimizer's",
     source="keras.optimizers.Optimizer: 'variables' are what is saved, and what stateless_apply takes and returns",
     example="LossScaleOptimizer(Nadam) does not list variable",
 )
 def wrapper_keeps_the_state_of_its_optimizer(context: Context, case: LossScaleCase) -> Reading:
-    """LossScaleOptimizer lists every variable that the optimizer inside changes."""
+    """LossScaleOptimizer lists every variable that the optimizer inside changes, and counts its updates."""
     name = context.param.get("optimizer")
-    plain = _plain_rig(name, case.micro_batches, case.mode, case.dtype)
-    plain.reset(_tensors(case, 0))
-    before = plain.slots()
+    plain, run = _plain_rig(name, case.micro_batches, case.mode, case.dtype), scaled_rig(name, case)
+    for rig in (plain, run):
+        rig.reset(_tensors(case, 0))
+    before, scale = plain.slots(), documented_scale(case)
     for j in range(case.micro_batches):
         plain.apply(_tensors(case, 1 + j))
-    listed = scaled_rig(name, case).slots()
+        run.apply(_scaled(_tensors(case, 1 + j), scale.value))
+        scale.finite()
+    if run.told() != plain.told():
+        seen = f"iterations of LossScaleOptimizer says {run.told()} after {plain.told()} updates"
+        return Reading(np.inf, "iterations", seen, f"{plain.told()}")
+    listed = run.slots()
     lost = [k for k, v in plain.slots().items() if k not in listed and not np.array_equal(v, before[k])]
     seen = f"LossScaleOptimizer({variant(name).class_name}) does not list {', '.join(lost)}"
     return Reading(np.inf if lost else 0.0, where=", ".join(lost), seen=seen, allowed="all that an update changes")

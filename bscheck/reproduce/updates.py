@@ -281,7 +281,9 @@ def loss_scale(check: Check, context: Context, case: LossScaleCase, reading: Rea
         more = ", ".join(filter(None, (k, f"loss_scale_factor={scale}")))
         made = f"ready({more})"
     else:
-        made = f"ready(wrapped=dict(initial_scale={scale}, dynamic_growth_steps={case.growth}), {k})"
+        inside = "loss_scale_factor=8.0" if case.way == "both" else ""
+        more = ", ".join(filter(None, (k, inside)))
+        made = f"ready(wrapped=dict(initial_scale={scale}, dynamic_growth_steps={case.growth}), {more})"
     return _scaled(check, context, case, reading, name, made, f"ready({k})", f"{_optimizer(name, case)}")
 
 
@@ -298,7 +300,7 @@ def wrapper_option(check: Check, context: Context, case: LossScaleCase, reading:
 def _scaled(
     check: Check, context: Context, case: LossScaleCase, reading: Reading, name: str, run: str, plain: str, made: str
 ) -> str:
-    growth = case.growth if case.way == "wrapper" else 0
+    growth = case.growth if case.way != "factor" else 0
     body = f"""
 SHAPES = {dict(SHAPES)}
 EPS = {_EPS[case.dtype]}

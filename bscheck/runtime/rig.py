@@ -113,6 +113,10 @@ class Rig:
         """Return the number of updates that the optimizer (the one inside, of a wrapper) says it has made."""
         return updates(getattr(self.optimizer, "inner_optimizer", self.optimizer))
 
+    def told(self) -> int:
+        """Return the number of updates that the optimizer itself, a wrapper too, says it has made."""
+        return updates(self.optimizer)
+
     def finalize(self) -> None:
         """Give the weights their final values, as the end of ``fit`` does."""
         with precision(self.dtype):
