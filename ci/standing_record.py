@@ -254,7 +254,8 @@ def _placed(records: Mapping[str, Record], readme: Path) -> int:
     wrong = list(unseen(records))
     absent = [line for line in wrong if line.endswith(" is not recorded")]
     if absent:
-        print(f"not shown: {len(absent)} sides of known defects, for their releases or checks are not recorded", file=sys.stderr)
+        told = f"not shown: {len(absent)} sides of known defects, for their releases or checks are not recorded"
+        print(told, file=sys.stderr)
         wrong = [line for line in wrong if line not in absent]
     for line in wrong:
         print(f"not as known: {line}", file=sys.stderr)
