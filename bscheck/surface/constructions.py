@@ -162,6 +162,9 @@ _BIDIRECTIONAL = [
     ),
 ]  # fmt: skip
 
+#: On PyTorch Keras 3.15 raises for a mask where it unrolls backwards (it reverses a tuple in place).
+REVERSED: Mapping[str, Any] = {**MASKED, "only": ("tensorflow", "jax")}
+
 #: A low-rank adaptation: Keras keeps its factors in float32, whatever the layer's precision is.
 ADAPTED: Mapping[str, Any] = {"lora_rank": 2}
 FACTORS: Mapping[str, Any] = {"narrow": ("tensorflow", "jax", "torch")}
@@ -323,8 +326,8 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
     "SimpleRNN": [
         *_recurrent("SimpleRNN", 1),
         _make("SimpleRNN", (4, 3), call=MASKED, units=2, activation="relu"),
-        _make("SimpleRNN", (4, 3), call=MASKED, units=2, unroll=True, go_backwards=True, return_sequences=True),
         _dropping("SimpleRNN", 2),
+        _make("SimpleRNN", (4, 3), call=REVERSED, units=2, unroll=True, go_backwards=True, return_sequences=True),
     ],
     "LSTM": [
         *_recurrent("LSTM", 2),
@@ -376,9 +379,9 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("BatchNormalization", (3,), call=BOTH, momentum=0.7),
         _make("BatchNormalization", (4, 3), call={**BOTH, **MASKED}, momentum=0.9, epsilon=0.01),
         _make("BatchNormalization", (3,), call=BOTH, center=False),
-        _make("BatchNormalization", (3,), call=BOTH, trainable=False),
         _make("BatchNormalization", (4, 3), call={**BOTH, **MASKED}, axis=1),
         _make("BatchNormalization", (2, 2, 3), call=BOTH, scale=False, axis=1),
+        _make("BatchNormalization", (3,), call=BOTH, trainable=False),
     ],
     "LayerNormalization": [
         _make("LayerNormalization", (5,)),
