@@ -162,9 +162,6 @@ _BIDIRECTIONAL = [
     ),
 ]  # fmt: skip
 
-#: On PyTorch Keras 3.15 raises for a mask where it unrolls backwards (it reverses a tuple in place).
-REVERSED: Mapping[str, Any] = {**MASKED, "only": ("tensorflow", "jax")}
-
 #: A low-rank adaptation: Keras keeps its factors in float32, whatever the layer's precision is.
 ADAPTED: Mapping[str, Any] = {"lora_rank": 2}
 FACTORS: Mapping[str, Any] = {"narrow": ("tensorflow", "jax", "torch")}
@@ -327,7 +324,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         *_recurrent("SimpleRNN", 1),
         _make("SimpleRNN", (4, 3), call=MASKED, units=2, activation="relu"),
         _dropping("SimpleRNN", 2),
-        _make("SimpleRNN", (4, 3), call=REVERSED, units=2, unroll=True, go_backwards=True, return_sequences=True),
+        _make("SimpleRNN", (4, 3), call=MASKED, units=2, unroll=True, go_backwards=True, return_sequences=True),
     ],
     "LSTM": [
         *_recurrent("LSTM", 2),
