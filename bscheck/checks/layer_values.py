@@ -33,6 +33,9 @@ EXAMPLES = (1, 2, 3, 5)
 #: Factors on the inputs: activations saturate at 20, and sums of squares meet the epsilons of normalization at 2^-10.
 SCALES = {"small": 2.0**-10, "usual": 1.0, "large": 20.0}
 
+#: Examples in a batch of the data that a layer is adapted to.
+ADAPTED_BY = 2
+
 #: Inputs are cut off here, so that an exponential of one stays within single precision.
 LARGEST = 80.0
 
@@ -93,6 +96,8 @@ def layer_corners(context: Context) -> Sequence[Case]:
             found.append(LayerValueCase(gradient=made.gradients and (number == 0 or not few), **common))
         if made.spec.options.get("unroll") and made.masks and not few:  # a loop of its own for masked steps
             found.append(LayerValueCase(construction=number, examples=3, mask="between", seed=12))
+        if any(given.kind == "adapt" for given in made.inputs):  # to batches, the last one ragged
+            found.append(LayerValueCase(construction=number, examples=5, seed=13))
     found.append(LayerValueCase(examples=3, dtype="float32", scale="large", seed=7))
     if not few and any(made.training == (False, True) and not made.examples for made in made_all):
         found += [LayerValueCase(examples=n, training=True, seed=10) for n in (1, 2, 5, 33)]
@@ -278,8 +283,9 @@ def _situation(context: Context, case: LayerValueCase) -> Situation:
     moved = {p: _direction(w.shape, rng) if case.gradient and p in made.trainable else None for p, w in weights.items()}
     call = made.call[training]
     if any(i.kind == "adapt" for i in made.construction.inputs):
-        with precision(dtype):
-            call.layer.adapt(inputs[-1].astype(dtype))
+        # Odd numbers in ragged batches: the moments must be those of all examples, whatever the batch size.
+        data = inputs[-1].astype(dtype)
+        call.adapt(data, ADAPTED_BY if len(data) % ADAPTED_BY else len(data))
         weights, moved = call.weights(), dict.fromkeys(weights)
     else:
         call.assign(weights)

@@ -47,6 +47,16 @@ class LayerCall:
             for variable in self.layer.weights:
                 variable.assign(np.asarray(values[variable.path]).astype(variable.dtype))
 
+    def adapt(self, data: Array, batch_size: int) -> None:
+        """Adapt the layer to examples, in batches and a smaller last one if the backend's own streams are to be had."""
+        given: Any = data
+        if current().name == "tensorflow" and len(data) > batch_size:
+            import tensorflow as tf
+
+            given = tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
+        with precision(self.dtype):
+            self.layer.adapt(given)
+
     def outputs(self, inputs: Sequence[Array], masks: Mapping[str, Any]) -> list[Array]:
         """Return the outputs, flattened; the layer's state moves as the call moves it."""
         with precision(self.dtype):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
 from bscheck.oracles.layers import Call, Outcome, defines
@@ -22,11 +25,25 @@ def normalization(call: Call) -> Tracked:
     axes = () if axis is None else tuple(a % call.x.ndim for a in np.atleast_1d(axis))
     reduced = tuple(a for a in range(call.x.ndim) if a not in axes)
     if len(call.inputs) > 1:
-        centre, variance = moments(call.inputs[1], reduced)
+        centre, variance = _in_batches(*moments(call.inputs[1], reduced), call.inputs[1], reduced)
     else:
         centre, variance = (constant(np.asarray(call.get(k)), call.u) for k in ("mean", "variance"))
     deviation = maximum(sqrt(variance), 1e-7, call.u)
     return call.x * deviation + centre if call.get("invert", False) else (call.x - centre) / deviation
+
+
+def _in_batches(centre: Tracked, variance: Tracked, data: Tracked, axes: Any) -> tuple[Tracked, Tracked]:
+    """Return moments with room for what the same ones round to when they are put together from batches.
+
+    Each of at most n batches rescales what is there and adds its own: four roundings of a mean no larger than the
+    largest entry A, and sixteen of a variance and of squared differences of means, which are no larger than 4 A^2.
+    """
+    largest = np.abs(data.value).max(axis=axes, keepdims=True, initial=0.0)
+    room = len(data.value) * data.u * largest
+    return (
+        replace(centre, error=centre.error + 4 * room),
+        replace(variance, error=variance.error + 64 * room * largest),
+    )
 
 
 def _whole(values: Array, call: Call) -> Tracked:
