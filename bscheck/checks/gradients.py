@@ -257,7 +257,7 @@ def in_words(bench: Bench, deviation: Deviation, cause: str = "") -> Reading:
     cases=float32_cases,
     corners=simple_corners,
     applies=needs_double,
-    examples=(4, 4, 400),
+    examples=(3, 3, 400),
     catches="a loss, a layer or an automatic derivative whose gradient of a batch is not the weighted mean of its "
     "examples' gradients: a wrong denominator, a penalty divided twice, a neighbour's influence",
     formula="float64: rms(a-f) <= max(1e-10 (rms S + 1e-3 rms S_all), 64*2^-29 max(rms(f32-f64), ...)), "
@@ -320,7 +320,7 @@ def one_update(window: Window, k: int) -> Reading | None:
     cases=ragged_window_cases,
     corners=window_corners,
     applies=step_hides_its_gradients,
-    examples=(4, 6, 400),
+    examples=(4, 4, 400),
     catches="an accumulator that scales, drops, repeats or leaks a micro-batch, or adds in too low a precision",
     formula="|a - sum p_j G_j| <= 2 u (k+2) sum p_j |G_j| + 1e-37, p_j = 1/k, elementwise, with the step's own G_j",
     source="Higham, Accuracy and Stability of Numerical Algorithms, section 4.2 (error of a sum); Keras documents "
@@ -363,7 +363,7 @@ def _suspect_micro_batch(applied: Array, micro: Array) -> str:
     cases=window_cases,
     corners=window_corners,
     applies=needs_double,
-    examples=(4, 5, 400),
+    examples=(3, 3, 400),
     catches="a step whose accumulated gradient is not the large batch's: a sum for a mean, a ragged micro-batch "
     "weighed as a full one, a dropped or doubled micro-batch, a penalty counted k times",
     formula="sigma = max(|f-r|, |sqrt(sum (p_j (G_j-R_j))^2)|, u |S|, 1e-3 u |S_all|); |a-r| <= 6 sigma in rms and "

@@ -138,7 +138,7 @@ def training_corners(context: Context) -> Sequence[LayerCase]:
     params=layers_of_keras,
     corners=training_corners,
     applies=not_made,
-    examples=(0, 1, 100),
+    examples=(0, 0, 100),
     per_subject=False,
     catches="a layer that mixes rows while training: a mask, a noise or an augmentation that depends on another "
     "example's values",

@@ -158,7 +158,7 @@ def variance_corners(context: Context) -> Sequence[Case]:
     cases=variance_cases,
     corners=variance_corners,
     applies=coupled_or_double,
-    examples=(2, 2, 100),
+    examples=(1, 1, 100),
     catches="a loss, layer or derivative that treats batch sizes differently: a special case at one size, "
     "a division by B - 1, an example left out",
     formula="rms(mean over all mini-batches S of g_S - full gradient) <= 2 e, in float64, "
