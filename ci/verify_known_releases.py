@@ -90,7 +90,7 @@ SPARSE = "sparse_and_dense_gradients_make_the_same_update"
 #: Fixed in a release: red before, green after. The parameters named are those that the defect's own fix made green; an
 #: old release may have other defects that make the same check red for other parameters.
 FIXED = (
-    Defect("ragged evaluation", "evaluation_does_not_depend_on_batch_size", "3.1.1", "3.2.0", {"subject": "dense"}),
+    Defect("ragged evaluation", "evaluation_does_not_depend_on_batch_size", "3.1.1", "3.2.0", {"subject": "lstm"}),
     Defect(
         "weights broadcast in metrics", "sample_weights_count_examples", "3.3.3", "3.4.0", {"metric": "BinaryAccuracy"}
     ),
@@ -114,7 +114,7 @@ FIXED = (
     Defect("empty batch of a convolution", "layer_takes_tiny_batches", "3.13.2", "3.14.0", {"layer": "Conv2D"}),
     Defect(
         "train_on_batch reports earlier batches", "history_of_fit_and_train_on_batch_report_the_batch",
-        "3.14.1", "3.15.0", {"subject": "dense"},
+        "3.14.1", "3.15.0", {"subject": "lstm"},
     ),
     Defect(
         "recurrent dropout at the rate of the inputs", "layer_computes_its_definition",

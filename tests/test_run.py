@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -311,6 +311,15 @@ def test_pinned_case_that_does_not_apply_says_why() -> None:
     check = make(breaks_at_seven, applies=lambda context: "no GPU")
     result = run_pinned(known(), check, FakeContext())
     assert (result.verdict, result.reason) == (Verdict.NOT_APPLICABLE, "decay-breaks: no GPU")
+
+
+def test_pinned_case_of_what_this_keras_does_not_export_is_not_applicable() -> None:
+    def unreachable(context: Any, case: Any) -> Reading:
+        raise AttributeError("module 'keras.losses' has no attribute 'Tversky'")
+
+    issue = replace(known(), param={"loss": "Tversky"})
+    result = run_pinned(issue, make(unreachable), FakeContext())
+    assert (result.verdict, result.reason) == (Verdict.NOT_APPLICABLE, "decay-breaks: this Keras has no Tversky")
 
 
 def test_contract_exception_that_holds_is_told_as_one() -> None:

@@ -314,7 +314,7 @@ def option_given_to_the_wrapper_acts_or_is_refused(context: Context, case: LossS
     scale = documented_scale(case)
     readings = []
     for j in range(case.updates):
-        before, gradients = state_of(reference), _tensors(case, 1 + j)
+        before, gradients = replace(state_of(reference), slots={}), _tensors(case, 1 + j)
         run.apply(_scaled(gradients, scale.value))
         reference.apply(gradients)
         scale.finite()

@@ -166,7 +166,7 @@ def run_pinned(issue: KnownIssue, check: Check, context: Context) -> Result:
         worst_case=describe(context, case),
     )
     try:
-        unfit = check.applies(context)
+        unfit = _unknown_here(issue, check) or check.applies(context)
         reading = Reading(0.0) if unfit else attempt(check, context, case)
     except NotApplicable as error:
         unfit, reading = str(error), Reading(0.0)
@@ -174,6 +174,14 @@ def run_pinned(issue: KnownIssue, check: Check, context: Context) -> Result:
     if unfit:
         return replace(told, reason=f"{issue.id}: {unfit}")
     return _judge_pinned(issue, case, replace(told, cases=1, worst=reading), context.environment)
+
+
+def _unknown_here(issue: KnownIssue, check: Check) -> str | None:
+    """Return what a pinned case is about and the installed Keras does not export; a team's subjects are theirs."""
+    exported = [param.as_dict() for param in check.params()]
+    if "subject" in issue.param or dict(issue.param) in exported:
+        return None
+    return f"this Keras has no {', '.join(map(str, issue.param.values()))}"
 
 
 def _judge_pinned(issue: KnownIssue, case: Case, told: Result, environment: Mapping[str, str]) -> Result:
