@@ -137,7 +137,7 @@ def test_a_subject_that_is_none_is_one_line(folder, arguments, line):
         (["--target", "1"], "--target: must be a whole number of at least 2, not '1'"),
         (["--budget", "soon"], "--budget: must be a whole number of at least 5, not 'soon'"),
         (["--dtype", "float"], "--dtype: unknown dtype policy 'float'; did you mean 'float64'?"),
-        (["--output", "/nowhere/at/all.json"], "record /nowhere/at/all.json: cannot be written"),
+        (["--output", "/nowhere/at/all.json"], "record /nowhere/at/all.json: there is no folder /nowhere/at; make it"),
         (["--picture", "advice.jpg"], "the name must end in .png, .svg, .pdf"),
     ],
 )

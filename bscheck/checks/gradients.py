@@ -215,7 +215,7 @@ def window_corners(context: Context) -> Sequence[Case]:
         GradientCase(sizes=(1, 1), mode=mode),
         GradientCase(sizes=three, mode=mode, weights="unequal", outlier=True, seed=1),
         GradientCase(sizes=(1, 1), mode=mode, path="train_on_batch", seed=2),
-        GradientCase(sizes=(2, 2) if few else three, mode=mode, path="fit", seed=3),
+        GradientCase(sizes=(2, 2) if few else (2,) * 4, mode=mode, path="fit", seed=3),
     ]
     if not few or context.param.get("subject") == "dense":
         corners += [GradientCase(sizes=(2, 2), mode="eager", path="loop", seed=4)]

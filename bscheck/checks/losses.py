@@ -457,7 +457,7 @@ def batch_corners(context: Context) -> Sequence[LossCase]:
 def loss_over_a_batch_follows_its_formula(context: Context, case: LossCase) -> Reading:
     """A loss that is defined over the batch gives the value and the slope of that formula."""
     truth = loss_truth(context, case)
-    c = weigh(truth, case)
+    c = weigh_batch(truth, case)
     with scope(case.dtype):
         loss = make_loss(context.param.get("loss"), case.variant, case.reduction, case.dtype)
         value, slope, _ = gradient(loss, truth.y, truth.p, truth.w, truth.mask)
@@ -466,10 +466,14 @@ def loss_over_a_batch_follows_its_formula(context: Context, case: LossCase) -> R
     return worst([told, compare(slope, expected, bounds, "the slope")])
 
 
+def weigh_batch(truth: LossTruth, case: LossCase) -> Array:
+    """Return the reduction's coefficients of a loss that is one formula of the batch: without weights, one value."""
+    alone = truth.w is None and truth.values.ndim == 0
+    return coefficients("none", (1,), None, None) if alone else weigh(truth, case)
+
+
 def batch_slopes(truth: LossTruth, c: Array) -> tuple[Array, Array]:
     """Return the gradient of a reduced loss that is one formula of the batch, and its bounds."""
-    alone = truth.w is None and truth.values.ndim == 0
-    c = coefficients("none", (1,), None, None) if alone else c
     rows = truth.slopes if truth.values.ndim else np.broadcast_to(truth.slopes, (*c.shape, truth.slopes.shape[-1]))
     expected = (c[:, None] * rows).sum(axis=0).reshape(truth.p.shape)
     size = float((np.abs(c) * (1 + np.abs(rows).max(axis=-1))).sum())

@@ -131,7 +131,7 @@ def trains_as_promised(context: Context) -> str | None:
     cases=training_cases,
     corners=training_corners,
     applies=trains_as_promised,
-    examples=(1, 1, 60),
+    examples=(1, 2, 60),
     catches="a training loop that applies, skips or repeats a window, an optimizer that behaves otherwise inside fit, "
     "and a large batch whose sparse gradient is applied row by row",
     formula=FORMULA + "; once for the micro-batches' run and once for the large batches' run",

@@ -186,7 +186,7 @@ def loss(check: Check, context: Context, case: LossCase, reading: Reading) -> st
 def slope(check: Check, context: Context, case: LossCase, reading: Reading) -> str:
     """What SGD with a rate of 1 takes from the predictions beside the slope of the loss's formula."""
     from bscheck.checks.loss_truth import loss_truth, weigh
-    from bscheck.checks.losses import batch_slopes, slopes
+    from bscheck.checks.losses import batch_slopes, slopes, weigh_batch
     from bscheck.surface.losses import construction
 
     if case.mask != "none" or "the loss of" in reading.seen:
@@ -195,7 +195,10 @@ def slope(check: Check, context: Context, case: LossCase, reading: Reading) -> s
         raise NoScript("it is about a part of the batch, times its share: the recorded case runs it")
     name, truth = context.param.get("loss"), loss_truth(context, case)
     variant = construction(name).variants[case.variant]
-    expected, bound = (batch_slopes if variant.coupled else slopes)(truth, weigh(truth, case))
+    if variant.coupled:
+        expected, bound = batch_slopes(truth, weigh_batch(truth, case))
+    else:
+        expected, bound = slopes(truth, weigh(truth, case))
     given = {**variant.options, "reduction": case.reduction}
     given |= {"dtype": "float64"} if case.dtype == "float64" else {}
     weighed = "" if truth.w is None else ", sample_weight=w"
