@@ -6,7 +6,6 @@ imported, and nothing is printed: this plugin is loaded into every pytest run of
 
 from __future__ import annotations
 
-import atexit
 import functools
 import gc
 import hashlib
@@ -229,8 +228,6 @@ class Session:
         # Models and graphs are kept on purpose: looking through them for garbage costs a twentieth of a run.
         self.collector = gc.get_threshold()
         gc.set_threshold(100_000, 50, 100)
-        # When the interpreter ends, the system takes all of that back at once; looking through it takes ten seconds.
-        atexit.register(gc.freeze)
 
     def settings(self) -> RunSettings:
         """Return what the runner is told."""
@@ -445,6 +442,12 @@ class Session:
             self.write(options, interrupted=True)
             self.dear = time.monotonic() + 20 * (time.monotonic() - started)
         self.written = ""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_unconfigure(self) -> None:
+        """Leave what was kept to the system, which takes it back at once: to look through it takes ten seconds."""
+        if self.collector:
+            gc.freeze()
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the record, also of a run that was cut short."""

@@ -18,7 +18,7 @@ from bscheck.runtime.endurance import SIZES, Loop, only_new, watched
 
 #: (looks, calls of the loop between two of them). What is counted is exact, so that a few looks tell; many of them
 #: narrow the interval of the host's bytes.
-LOOKS = {"quick": (7, 2), "default": (7, 2), "thorough": (20, 10)}
+LOOKS = {"quick": (7, 1), "default": (7, 1), "thorough": (20, 10)}
 
 #: What may stay behind of one step. Whatever is kept of a step is at least one object; that half of one is seen
 #: takes an object in every second step. Device bytes come in blocks of 256; the host's come in pools.

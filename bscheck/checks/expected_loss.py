@@ -203,7 +203,7 @@ def moment_corners(context: Context) -> Sequence[Case]:
     params=sampling_params,
     cases=least_squares_cases((1, 3, EXAMPLES, 2, 5, 7, 8), 20, ("sgd", "momentum", "nesterov")),
     corners=moment_corners,
-    examples=(1, 4, 200),
+    examples=(1, 2, 200),
     per_subject=False,
     catches="an update that is not its batch's: noise added to it, a sum for a mean, a special case at one batch size; "
     "and a mean loss that independent batches cannot have",
@@ -267,7 +267,7 @@ def epoch_corners(context: Context) -> Sequence[Case]:
     cases=least_squares_cases((1, 2, 3, 4, SHUFFLED), 4),
     corners=epoch_corners,
     params=lambda: [Param.of(sampling="fit")],
-    examples=(1, 4, 80),
+    examples=(1, 2, 80),
     per_subject=False,
     catches="fit that draws an example twice or never within an epoch, drops a tail, or weighs it as a full batch",
     formula="E s s^T after an epoch = mean over all orders of (T_k ... T_1) P (T_k ... T_1)^T, by enumeration; "

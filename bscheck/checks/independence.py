@@ -182,7 +182,7 @@ def prediction_corners(context: Context) -> Sequence[InferenceCase]:
     cases=prediction_cases,
     corners=prediction_corners,
     applies=no_twin,
-    examples=(2, 3, 200),
+    examples=(1, 2, 200),
     catches="rows that are lost, doubled or out of order; a ragged tail, an odd size or a size of one that "
     "is computed otherwise; a layer or a loop that lets one row see another",
     formula="|p-r| <= 6 sigma in rms and <= 8 sigma in the maximum norm; r: the float64 twin, one example "
@@ -241,7 +241,7 @@ def influence_corners(context: Context) -> Sequence[InfluenceCase]:
     cases=influence_cases,
     corners=influence_corners,
     applies=no_twin,
-    examples=(5, 10, 400),
+    examples=(4, 6, 400),
     catches="a layer that mixes rows of a batch: statistics over the batch at inference, a softmax, a mask, "
     "a state or a sort over the wrong axis; in training too, where no layer is documented to use batch "
     "statistics",
@@ -375,7 +375,7 @@ def _without_padding(padded: Array, alone: Sequence[Array], lengths: Array) -> t
     params=masked_subjects,
     corners=padding_corners,
     applies=no_masking,
-    examples=(5, 8, 400),
+    examples=(4, 4, 400),
     catches="a recurrent layer, wrapper or pooling that lets masked steps move its state, its count or its output",
     formula="as for predictions; r: the float64 twin on each sequence alone, its masked steps cut off",
     source="keras.io/guides/understanding_masking_and_padding: masked steps are 'skipped when processing the data'",

@@ -13,7 +13,7 @@ import numpy as np
 from bscheck.cases import LossCase
 from bscheck.checks import Param
 from bscheck.checks.context import Context, random, require
-from bscheck.oracles.losses import ROWS, coefficients, jacobian
+from bscheck.oracles.losses import ROWS, STACKS, coefficients, jacobian
 from bscheck.results.verdict import Reading
 from bscheck.runtime import keras_module
 from bscheck.runtime.bench import Array
@@ -112,7 +112,7 @@ def loss_truth(context: Context, case: LossCase) -> LossTruth:
     row = formula(context.param.get("loss"), variant, y)
     exact = p.astype(np.float64)
     values = row(exact)
-    slopes = jacobian(row, exact, variant.coupled)
+    slopes = jacobian(row, exact, variant.coupled, class_of(context.param.get("loss")) in STACKS)
     w, mask = draw_weights(case, values.shape), draw_mask(case, values.shape)
     u, terms = unit_roundoff(context, case.dtype), 16 + slopes.shape[-1]
     bounds = terms * u * sizes(values, slopes, y, exact) + 2.0**-24 * construction(context.param.get("loss")).constants

@@ -405,7 +405,7 @@ def weight_corners(context: Context) -> Sequence[MetricCase]:
     params=metric_params,
     corners=weight_corners,
     applies=constructible,
-    examples=(2, 3, 100),
+    examples=(1, 2, 100),
     per_subject=False,
     catches="weights that are ignored, for one option or shape only, that weigh the sum but not the count, that are "
     "spread over the wrong axis; weights of 1 that differ from none",

@@ -164,11 +164,13 @@ def trajectory_corners(context: Context) -> Sequence[Case]:
         TrajectoryCase(mode=mode, dtype="float64"),
         TrajectoryCase(mode=mode, dtype="float64", updates=26, batch_size=2, rate="changing", seed=1),
         TrajectoryCase(mode=mode, dtype="float64", updates=4, batch_size=17, seed=2),
-        TrajectoryCase(mode=mode, updates=12, batch_size=1, rate="changing", seed=3),
-        TrajectoryCase(mode=mode, updates=18, batch_size=3, seed=4),
-        TrajectoryCase(mode=mode, updates=5, batch_size=16, rate="changing", seed=5),
         TrajectoryCase(mode=mode, dtype="float64", updates=3, batch_size=EXAMPLES, rate="changing", seed=6),
+        TrajectoryCase(mode=mode, updates=12, batch_size=1, rate="changing", seed=3),
     ]
+    if context.param.get("optimizer") in ("sgd", "adam") or _thorough():
+        # Ragged tails in float32 are one more program to trace; an optimizer does not see the batch's size.
+        corners += [TrajectoryCase(mode=mode, updates=18, batch_size=3, seed=4)]
+        corners += [TrajectoryCase(mode=mode, updates=5, batch_size=16, rate="changing", seed=5)]
     if context.param.get("optimizer") in ("sgd", "adam"):
         corners += [TrajectoryCase(mode=mode, path="fit", updates=6, batch_size=16, rate="changing", seed=7)]
         corners += [TrajectoryCase(mode=m, updates=3, batch_size=2, seed=8) for m in context.modes()[1:]]

@@ -280,12 +280,12 @@ def _circle(y: Array, p: Array, gamma: float = 80.0, margin: float = 0.4, remove
     ``a_n = [s_n + m]_+``; 0 for an anchor without a positive or without a negative.
     """
     labels = np.asarray(y).reshape(-1)
-    s = 1 - _larger(1 - p @ p.T, 0.0)
+    s = 1 - _larger(1 - p @ p.swapaxes(-1, -2), 0.0)
     alike = labels[:, None] == labels[None, :]
     positive = alike & ~np.eye(len(labels), dtype=bool) if remove_diagonal else alike
     inward = -gamma * _larger(1 + margin - s, 0.0) * (s - (1 - margin))
     outward = gamma * _larger(s + margin, 0.0) * (s - margin)
-    total = _log_sum_exp(np.where(positive, inward, -np.inf), 1) + _log_sum_exp(np.where(alike, -np.inf, outward), 1)
+    total = _log_sum_exp(np.where(positive, inward, -np.inf), -1) + _log_sum_exp(np.where(alike, -np.inf, outward), -1)
     paired = positive.any(axis=1) & ~alike.all(axis=1)
     return np.where(paired, _softplus(np.where(paired, total, 0.0)), 0.0)
 
@@ -310,6 +310,9 @@ def _forward(labels: Array, q: Array) -> Any:
         alpha = moved * frame[path]
     return alpha[-2:].sum()
 
+
+#: Losses over the batch whose formula takes several batches at once: their slopes need one call of it.
+STACKS = frozenset({"Circle"})
 
 #: Formula of each loss, by the name of the class that Keras exports.
 ROWS: Mapping[str, Callable[..., Array]] = {
@@ -342,7 +345,7 @@ ROWS: Mapping[str, Callable[..., Array]] = {
 # Derivatives and reductions ------------------------------------------------------------------------------
 
 
-def jacobian(formula: Callable[[Array], Array], p: Array, coupled: bool = False) -> Array:
+def jacobian(formula: Callable[[Array], Array], p: Array, coupled: bool = False, stacks: bool = False) -> Array:
     """Return the derivatives of a formula's values by complex steps, exact to rounding.
 
     ``f'(x) = Im f(x + ih) / h`` has no difference in it that could cancel (Squire and Trapp 1998), so h may be 1e-30.
@@ -355,6 +358,8 @@ def jacobian(formula: Callable[[Array], Array], p: Array, coupled: bool = False)
         Where.
     coupled : bool
         Whether an example's value depends on other examples.
+    stacks : bool
+        Whether the formula takes several batches at once, along axes before the examples' (see `STACKS`).
 
     Returns
     -------
@@ -363,6 +368,9 @@ def jacobian(formula: Callable[[Array], Array], p: Array, coupled: bool = False)
         predictions. Where coupled, ``(*values.shape, p.size)``.
     """
     h = 1e-30
+    if coupled and stacks:
+        moved = p + 1j * h * np.eye(p.size).reshape(p.size, *p.shape)
+        return np.moveaxis(np.imag(formula(moved)) / h, 0, -1)
     columns = []
     for j in range(p.size if coupled else p[0].size):
         moved = np.array(p, complex, order="C")

@@ -209,6 +209,13 @@ class Bench:
         parts = [value for v, value in zip(self.model.variables, self._initial, strict=True) if id(v) in trainable]
         return np.concatenate([np.asarray(p, np.float64).ravel() for p in parts])
 
+    @functools.cached_property
+    def added_losses(self) -> int:
+        """How many losses a call of the model adds: penalties on weights, and what its layers add themselves."""
+        with precision(self.dtype):
+            self.model(map_leaves(self.keras.ops.convert_to_tensor, self.cast(self.subject.draw(0, 1))[0]))
+            return len(self.model.losses)
+
     def split(self, flat: Array) -> list[Array]:
         """Return a flat vector's parts, shaped as the trainable variables."""
         return [
