@@ -1110,3 +1110,24 @@ class ChanceCase(Case):
     mode: str = "graph"
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES, "path": ("fit", "train_on_batch")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageCase(Case):
+    """Training with a moving average of the weights.
+
+    Attributes
+    ----------
+    batch_size, batches, epochs : int
+        Examples in a batch, batches in an epoch, and epochs.
+    every : int
+        Updates after which the averages replace the weights; 0: when training ends.
+    """
+
+    batch_size: int = 2
+    batches: int = 2
+    epochs: int = 1
+    every: int = 0
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES}

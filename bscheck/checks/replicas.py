@@ -11,7 +11,7 @@ import numpy as np
 from bscheck.cases import Case, ReplicaCase, seeds
 from bscheck.checks import Param, check
 from bscheck.checks.context import Context, cached_in_process, first_reason, require
-from bscheck.oracles.replicas import DEVICES, Training, draw, train
+from bscheck.oracles.replicas import DEVICES, Training, draw, normalized, train
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime import current
 from bscheck.runtime.replicas import STRATEGIES, Worker, WorkerError
@@ -276,3 +276,71 @@ def _refused(case: ReplicaCase) -> Reading:
         return Reading(0.0)
     text = f"Keras raised {seen}" if isinstance(seen, str) else "a batch that cannot be shared evenly was trained on"
     return Reading(np.inf, seen=text, allowed="an error that says that the batch is not divisible")
+
+
+# Batch statistics --------------------------------------------------------------------------------------
+
+
+@cached_in_process
+def _normalized(case: ReplicaCase) -> Mapping[str, Any]:
+    """Return what the process with two devices says of a batch normalization."""
+    return _worker().ask(normalize=True, seed=case.seed, examples=case.examples)
+
+
+def statistics_corners(context: Context) -> Sequence[Case]:
+    """Return one example a device, where a device alone has no variance at all, and several."""
+    return [ReplicaCase(examples=2), ReplicaCase(examples=8, seed=1)]
+
+
+def statistics_cases(context: Context) -> Any:
+    """Draw seeds and even batches."""
+    from hypothesis import strategies as st
+
+    return st.builds(ReplicaCase, seed=seeds(), examples=st.sampled_from([2, 4, 6, 10]))
+
+
+@check(
+    family="accumulation",
+    claims=("C1", "C8"),
+    case=ReplicaCase,
+    params=replica_params,
+    cases=statistics_cases,
+    corners=statistics_corners,
+    applies=has_strategy,
+    examples=(0, 0, 50),
+    per_subject=False,
+    catches="a synchronized batch normalization whose statistics are those of a device's own examples, so that the "
+    "number of devices changes what is learned",
+    formula="elementwise, |seen - expected| <= 64 u size, size the larger of 1 and the largest input squared; "
+    "expected: mean and variance of the whole batch, and what they make of gamma and beta in a step of SGD",
+    source="Ioffe and Szegedy 2015, algorithm 1; keras.io/api/layers/normalization_layers/batch_normalization: "
+    "synchronized, 'synchronizes the global batch statistics (mean and variance) for the layer across all devices at "
+    "each training step'",
+    example="a batch of 8 on 2 devices leaves moving_variance[1] = 0.91; of the whole batch it is 0.98",
+)
+def synchronized_batch_statistics_are_those_of_the_whole_batch(context: Context, case: ReplicaCase) -> Reading:
+    """A synchronized batch normalization on two devices takes mean and variance over the whole batch."""
+    require(case.examples % DEVICES == 0, "a batch that the devices cannot share evenly has a promise of its own")
+    try:
+        answer = _normalized(case)
+    except WorkerError as error:
+        return Reading(np.inf, seen=str(error), allowed="an answer")
+    if "error" in answer:
+        return Reading(np.inf, seen=f"Keras raised {answer['error']}", allowed="no error")
+    data = draw(case.seed, case.examples, False)
+    bound = 64 * UNIT_ROUNDOFF[answer["dtype"]] * max(1.0, float(np.square(data.x).max()))
+    readings = []
+    for name, expected in normalized(data).items():
+        seen = np.asarray(answer["variables"][name])
+        off = np.abs(seen - expected)
+        at = int(np.argmax(np.where(np.isfinite(off), off, np.inf)))
+        readings.append(
+            Reading(
+                float(off[at]) / bound if np.isfinite(off[at]) else np.inf,
+                where=f"{name}[{at}]",
+                seen=f"a batch of {case.examples} on {DEVICES} devices leaves {name}[{at}] = {seen[at]:.9g}; "
+                f"of the whole batch it is {expected[at]:.9g}",
+                allowed=f"{bound:.1g} more or less",
+            )
+        )
+    return worst(readings)

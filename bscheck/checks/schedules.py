@@ -16,7 +16,7 @@ from bscheck.oracles.schedules import jumps, knows, rate, rounding
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array
 from bscheck.runtime.rig import SHAPES, Rig, number
-from bscheck.surface.optimizers import make, variant
+from bscheck.surface.optimizers import LEARNING_RATE, make, variant
 from bscheck.surface.schedules import SETTINGS, make_schedule, schedules, settings
 from bscheck.tolerance import UNIT_ROUNDOFF
 
@@ -200,3 +200,75 @@ def _driven_rig(optimizer: str, schedule: str, case: ScheduleCase) -> Rig:
 @cached_in_process
 def _constant_rig(optimizer: str, decay: str, mode: str, dtype: str) -> Rig:
     return Rig(lambda: make(variant(optimizer), decay=decay), mode=mode, dtype=dtype)
+
+
+# Rates that a function gives ---------------------------------------------------------------------------
+
+
+def _called_corners(context: Context) -> Sequence[Case]:
+    """Return updates one by one, and windows of two."""
+    mode = eager_if_any(context)
+    return (ScheduleCase(mode=mode, micro_batches=1), ScheduleCase(mode=mode, micro_batches=2, updates=2, seed=1))
+
+
+def _called_cases(context: Context) -> Any:
+    from hypothesis import strategies as st
+
+    return st.builds(
+        ScheduleCase,
+        micro_batches=st.integers(1, 4),
+        updates=st.integers(1, 4),
+        mode=st.just(eager_if_any(context)),
+        seed=seeds(),
+    )
+
+
+@check(
+    family="accumulation",
+    claims=("C4",),
+    case=ScheduleCase,
+    params=optimizer_params,
+    cases=_called_cases,
+    corners=_called_corners,
+    examples=(0, 0, 60),
+    per_subject=False,
+    catches="a learning rate given as a function that is scaled, asked once and then kept, or asked at another time "
+    "than at the update",
+    formula="|seen - expected| <= 8 u (|old| + |new| + |change|) elementwise for weights and slots; expected: the same "
+    "optimizer, each update's rate assigned to it; where updates are compiled, the function gives one rate",
+    source="https://keras.io/api/optimizers/: learning_rate, 'a callable that takes no arguments and returns the "
+    "actual value to use'",
+    example="after update 2, weight kernel[0,1] is off by 0.004: 50.00% of the update",
+)
+def callable_learning_rate_is_asked_at_every_update(context: Context, case: ScheduleCase) -> Reading:
+    """A learning rate given as a function is what the function returns when the update is made."""
+    optimizer, k = context.param.get("optimizer"), case.micro_batches
+    run, asked = _called_rig(optimizer, k, case.mode, case.dtype)
+    reference = _constant_rig(optimizer, "none", case.mode, case.dtype)
+    start = _tensors(case, 0)
+    run.reset(start)
+    reference.reset(start)
+    readings = []
+    for update in range(case.updates):
+        before = state_of(reference)
+        asked[0] = LEARNING_RATE * (1 + update) if case.mode == "eager" else LEARNING_RATE
+        reference.set_rate(asked[0])
+        window = [_tensors(case, 1 + update * k + j) for j in range(k)]
+        for gradients in window:
+            run.apply(gradients)
+        reference.apply(accumulated(window, case.mode, case.dtype) if k > 1 else window[0])
+        reading = compare_states(state_of(run), state_of(reference), before, update + 1, UNIT_ROUNDOFF[case.dtype])
+        readings.append(replace(reading, cause="the same gradients, with the rate assigned, lead elsewhere"))
+        if not readings[-1].holds:
+            break
+    return worst(readings)
+
+
+@cached_in_process
+def _called_rig(optimizer: str, k: int, mode: str, dtype: str) -> tuple[Rig, list[float]]:
+    asked = [LEARNING_RATE]
+
+    def made() -> Any:
+        return make(variant(optimizer), learning_rate=lambda: asked[0], accumulation=k if k > 1 else None)
+
+    return Rig(made, mode=mode, dtype=dtype), asked

@@ -25,6 +25,7 @@ wrapper_keeps_the_state_of_its_optimizer = promise("wrapper_keeps_the_state_of_i
 member_updates_its_own_variables_as_alone = promise("member_updates_its_own_variables_as_alone")
 schedule_has_its_documented_values = promise("schedule_has_its_documented_values")
 schedules_count_micro_batches = promise("schedules_count_micro_batches")
+callable_learning_rate_is_asked_at_every_update = promise("callable_learning_rate_is_asked_at_every_update")
 optimizer_follows_its_published_recurrence = promise("optimizer_follows_its_published_recurrence")
 loss_gradient_is_the_slope_of_its_formula = promise("loss_gradient_is_the_slope_of_its_formula")
 accumulated_penalties_match_the_large_batch = promise("accumulated_penalties_match_the_large_batch")
@@ -37,6 +38,9 @@ updates_do_not_depend_on_steps_per_execution = promise("updates_do_not_depend_on
 steps_of_ones_own_make_the_updates_of_fit = promise("steps_of_ones_own_make_the_updates_of_fit")
 replicas_make_the_updates_of_one_device = promise("replicas_make_the_updates_of_one_device")
 replicas_report_the_history_of_one_device = promise("replicas_report_the_history_of_one_device")
+synchronized_batch_statistics_are_those_of_the_whole_batch = promise(
+    "synchronized_batch_statistics_are_those_of_the_whole_batch"
+)
 uneven_batch_averages_its_devices_equally = promise("uneven_batch_averages_its_devices_equally")
 end_of_the_data_is_not_a_step = promise("end_of_the_data_is_not_a_step")
 layer_gradient_is_the_sum_over_micro_batches = promise("layer_gradient_is_the_sum_over_micro_batches")

@@ -33,6 +33,7 @@ masked_loss_is_the_mean_of_what_is_left_in_each_batch = promise("masked_loss_is_
 weighted_metrics_of_masked_steps_are_exact = promise("weighted_metrics_of_masked_steps_are_exact")
 every_source_trains_on_each_example_once_per_epoch = promise("every_source_trains_on_each_example_once_per_epoch")
 fit_leaves_the_state_of_train_on_batch = promise("fit_leaves_the_state_of_train_on_batch")
+fit_ends_with_the_moving_averages = promise("fit_ends_with_the_moving_averages")
 every_epoch_is_shuffled_anew = promise("every_epoch_is_shuffled_anew")
 layer_output_of_an_example_is_its_own = promise("layer_output_of_an_example_is_its_own")
 layer_examples_do_not_mix_in_training = promise("layer_examples_do_not_mix_in_training")

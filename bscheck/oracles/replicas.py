@@ -24,6 +24,9 @@ FEATURES, OUTPUTS = 3, 2
 RATE, MOMENTUM = 2.0**-4, 0.5
 L2 = 2.0**-3
 
+#: Batch normalization: what is kept of a moving statistic, and ``epsilon`` as Keras documents it.
+KEPT, EPSILON = 0.75, 1e-3
+
 
 @dataclass(frozen=True)
 class Regression:
@@ -100,6 +103,28 @@ def train(data: Regression, batch_size: int, epochs: int, *, penalty: bool, k: i
         for name, value in zip(history, values, strict=True):
             history[name].append(float(value))
     return Training((kernel, bias), history, max(largest, float(np.abs(kernel).max()), float(np.abs(data.y).max())))
+
+
+def targets(data: Regression) -> Array:
+    """Return targets of the inputs' own shape."""
+    return np.asarray(np.roll(data.x, 1, axis=0) * np.array([1.0, -0.5, 2.0]))
+
+
+def normalized(data: Regression) -> dict[str, Array]:
+    """Return the variables that a step of SGD on one batch leaves in a batch normalization, by Keras's names.
+
+    Ioffe and Szegedy (2015), algorithm 1 over the whole batch, from the mean 0, the variance 1, gamma 1 and beta 0; the
+    loss is the mean square of the differences from `targets`.
+    """
+    mean, variance = data.x.mean(axis=0), data.x.var(axis=0)
+    outputs = (data.x - mean) / np.sqrt(variance + EPSILON)
+    force = 2 * (outputs - targets(data)) / outputs.size
+    return {
+        "moving_mean": (1 - KEPT) * mean,
+        "moving_variance": KEPT + (1 - KEPT) * variance,
+        "gamma": 1 - RATE * (force * outputs).sum(axis=0),
+        "beta": -RATE * force.sum(axis=0),
+    }
 
 
 def _gradient(data: Regression, rows: Sequence[int], kernel: Array, bias: Array, penalty: bool) -> list[Array]:

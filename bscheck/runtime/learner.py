@@ -24,13 +24,15 @@ class Learner:
         Subject and precision.
     mode : str
         Execution mode.
+    **options
+        Further options of the optimizer, SGD with momentum.
     """
 
-    def __init__(self, bench: Bench, mode: str) -> None:
+    def __init__(self, bench: Bench, mode: str, **options: Any) -> None:
         self.bench = bench
         self.model = build_model(bench.subject, bench.dtype)
         with precision(bench.dtype):
-            self.optimizer = bench.keras.optimizers.SGD(RATE, momentum=MOMENTUM)
+            self.optimizer = bench.keras.optimizers.SGD(RATE, momentum=MOMENTUM, **options)
             self.optimizer.build(self.model.trainable_variables)
             bench.compile_model(self.model, self.optimizer, **bench.runtime.compile_options(mode))
         self._first = [np.array(bench.keras.ops.convert_to_numpy(v)) for v in self._variables()]
@@ -46,18 +48,23 @@ class Learner:
             for variable, value in zip(self.model.trainable_variables, self.bench.split(flat), strict=True):
                 variable.assign(np.asarray(value).astype(variable.dtype))
 
-    def learn(self, batch: Sequence[Any], batch_size: int, source: str) -> None:
-        """Train one epoch, unshuffled: through ``fit`` from a source, or ``on_batch``."""
+    def learn(self, batch: Sequence[Any], batch_size: int, source: str, epochs: int = 1) -> None:
+        """Train for some epochs, unshuffled: through ``fit`` from a source, or ``on_batch``."""
         x, y, w = self.bench.cast(batch)
         with precision(self.bench.dtype), quiet():
             if source != "on_batch":
                 arguments = {**stream((x, y, w), batch_size, source), **told(x, batch_size, source, "steps_per_epoch")}
-                self.model.fit(**arguments, shuffle=False, epochs=1, verbose=0)
+                self.model.fit(**arguments, shuffle=False, epochs=epochs, verbose=0)
                 return
-            for start in range(0, examples(y), batch_size):
+            for start in list(range(0, examples(y), batch_size)) * epochs:
                 rows = slice(start, start + batch_size)
                 weights = None if w is None else w[rows]
                 self.model.train_on_batch(take(x, rows), take(y, rows), sample_weight=weights)
+
+    def finalize(self) -> None:
+        """Give the weights their final values, as a loop of one's own must."""
+        with precision(self.bench.dtype):
+            self.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def state(self) -> dict[str, Array]:
         """Return every floating-point variable of model and optimizer by name; metrics are reports, not state."""

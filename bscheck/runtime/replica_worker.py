@@ -32,7 +32,8 @@ def main() -> None:
     trainer = _Trainer()
     for line in sys.stdin:
         try:
-            answer = trainer.train(json.loads(line))
+            request = json.loads(line)
+            answer = trainer.normalize(request) if request.pop("normalize", False) else trainer.train(request)
         except Exception as error:
             answer = {"error": one_line(error)}
         answers.write(MARK + json.dumps(answer) + "\n")
@@ -73,6 +74,21 @@ class _Trainer:
         weights = [np.asarray(w, np.float64).tolist() for w in model.get_weights()]
         history = {name: [float(v) for v in values] for name, values in fitted.history.items()}
         return {"weights": weights, "history": history, "dtype": self.dtype}
+
+    def normalize(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the variables that a step on one batch leaves in a batch normalization, by name."""
+        keras, data = self.keras, oracle.draw(request["seed"], request["examples"], False)
+        # On JAX an array is one whole, however many devices hold it: there is nothing to ask for.
+        asked = {} if keras.backend.backend() == "jax" else {"synchronized": True}
+        with self.scope():
+            layer = keras.layers.BatchNormalization(momentum=oracle.KEPT, **asked)
+            model = keras.Sequential([keras.Input((oracle.FEATURES,)), layer])
+            model.compile(keras.optimizers.SGD(oracle.RATE), loss="mean_squared_error")
+        x, y = data.x.astype(self.dtype), oracle.targets(data).astype(self.dtype)
+        model.fit(x, y, batch_size=len(x), epochs=1, shuffle=False, verbose=0)
+        held = {name: getattr(layer, name) for name in ("moving_mean", "moving_variance", "gamma", "beta")}
+        values = {name: np.asarray(keras.ops.convert_to_numpy(v), np.float64).tolist() for name, v in held.items()}
+        return {"variables": values, "dtype": self.dtype}
 
     def _model(self, penalty: bool, k: int) -> Any:
         if (penalty, k) not in self.models:

@@ -123,7 +123,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("lora_of_embedding_reads_one_row", "layers/core/embedding.py", "lora_outputs = ops.take(self.lora_embeddings_a, inputs, axis=0)", "lora_outputs = ops.take(self.lora_embeddings_a, inputs * 0, axis=0)", f"{LAY}", "Embedding"),
     Mutant("frozen_batch_normalization_uses_the_batch", "layers/normalization/batch_normalization.py", "if training and self.trainable:", "if training:", f"{LAY} {PTH}", "BatchNormalization or batch_norm"),
     Mutant("masked_moments_of_single_steps", "layers/normalization/batch_normalization.py", "mean = masked_input_sum / (sum_of_weights + backend.epsilon())", "mean = masked_input_sum / (sum_of_weights + backend.epsilon() + ops.cast(ops.shape(inputs)[0] == 3, inputs.dtype))", f"{LAY} masked_steps_change_nothing", "BatchNormalization"),
-    Mutant("synchronized_moments_are_local", "layers/normalization/batch_normalization.py", "synchronized=self.synchronized,", "synchronized=False,", f"{LAY} replicas_make_the_updates_of_one_device replicas_report_the_history_of_one_device", "BatchNormalization or batch_norm or replica"),
+    Mutant("synchronized_moments_are_local", "layers/normalization/batch_normalization.py", "synchronized=self.synchronized,", "synchronized=False,", "synchronized_batch_statistics_are_those_of_the_whole_batch", ""),
     Mutant("unrolled_masks_are_not_reversed", "backend/tensorflow/rnn.py", "                mask_list.reverse()", "                pass", LAY, "SimpleRNN or LSTM"),
     Mutant("unrolled_masked_outputs_are_zero", "backend/tensorflow/rnn.py", "prev_output = successive_outputs[-1]", "prev_output = tf.zeros_like(output)", LAY, "SimpleRNN or LSTM"),
     Mutant("time_distributed_shifts_the_mask", "layers/rnn/time_distributed.py", 'kwargs["mask"] = mask[i]', 'kwargs["mask"] = mask[i - 1]', f"{LAY} masked_steps_change_nothing", "TimeDistributed"),
@@ -131,10 +131,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("adapt_forgets_the_spread_between_batches", "layers/preprocessing/normalization.py", "batch_var + (batch_mean - new_total_mean) ** 2", "batch_var", f"{LAY}", "Normalization"),
     Mutant("recurrent_dropout_mask_kept_between_batches", "layers/rnn/dropout_rnn_cell.py", "self._dropout_mask = None", "pass", f"{LAY} stateless_layer_forgets_between_batches layer_takes_tiny_batches", "LSTM or GRU", 1),
     # Optimizers
-    Mutant("average_of_a_single_epoch_is_not_written_back", TF, "and epochs > 0", "and epochs > 1", f"{EMA} {PTH} {TRA} {REC}", "adam or sgd or dense"),
+    Mutant("average_of_a_single_epoch_is_not_written_back", TF, "and epochs > 0", "and epochs > 1", f"{EMA} fit_ends_with_the_moving_averages", "adam or sgd or dense"),
     Mutant("accumulators_taken_by_position", BASE, "self._accumulated_gradients[self._get_variable_index(v)]\n                for v in trainable_variables", "self._accumulated_gradients[i]\n                for i, v in enumerate(trainable_variables)", f"{APEN} {WIN}", "shared or arrays"),
     Mutant("empty_gradients_take_the_last_variable", BASE, "v = filtered_vars.pop(i)", "v = filtered_vars.pop(-1)", f"{APEN}", "shared"),
-    Mutant("callable_rates_are_halved", BASE, "return self._learning_rate()", "return self._learning_rate() * 0.5", f"{REC} {TRA} schedules_count_micro_batches", "sgd or adam"),
+    Mutant("callable_rates_are_halved", BASE, "return self._learning_rate()", "return self._learning_rate() * 0.5", "callable_learning_rate_is_asked_at_every_update", "sgd or adam"),
     Mutant("assigned_rates_are_halved", BASE, "self._learning_rate.assign(learning_rate)", "self._learning_rate.assign(learning_rate * 0.5)", f"{REC} {TRA} schedules_count_micro_batches {WIN}", "sgd"),
     # Compiled steps
     Mutant("compiled_steps_of_three_lose_a_row", TF, "self.distribute_strategy.run(step_function, args=(data,))", "self.distribute_strategy.run(step_function, args=(tree.map_structure(lambda t: t[:-1] if self.jit_compile and t.shape[0] == 3 else t, data),))", f"{HIS} {PTH} {WIN} {EVA} updates_do_not_depend_on_steps_per_execution accumulated_training_matches_large_batches", "dense or sgd"),

@@ -124,13 +124,14 @@ WITHOUT_A_PROGRAM = {
     },
     "several devices, which a process has to set up first": {
         "replicas_make_the_updates_of_one_device", "replicas_report_the_history_of_one_device",
-        "uneven_batch_averages_its_devices_equally",
+        "uneven_batch_averages_its_devices_equally", "synchronized_batch_statistics_are_those_of_the_whole_batch",
     },
     "a step, a twin or a bound that the case makes": {
         "steps_of_ones_own_make_the_updates_of_fit", "accumulator_errs_no_more_than_its_precision",
         "training_at_the_edge_stays_finite", "accumulated_training_matches_large_batches",
         "wrapper_keeps_the_state_of_its_optimizer", "padding_does_not_change_the_output",
         "mask_goes_on_with_the_steps", "printed_figures_are_those_of_the_examples_so_far",
+        "callable_learning_rate_is_asked_at_every_update", "fit_ends_with_the_moving_averages",
     },
 }  # fmt: skip
 
