@@ -175,6 +175,33 @@ class UpdateCase(Case):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MatchingCase(Case):
+    """Gradients given to an optimizer for some of its variables, in an order of the caller's.
+
+    Attributes
+    ----------
+    micro_batches, updates : int
+        Micro-batches in one update, and updates made one after the other.
+    order : str
+        ``built`` or ``reversed``.
+    missing : str
+        The variable that gets no gradient: ``none``, ``first`` or ``last``.
+    """
+
+    micro_batches: int = 2
+    updates: int = 2
+    order: str = "built"
+    missing: str = "none"
+    mode: str = "eager"
+    dtype: str = "float32"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "order": ("built", "reversed"), "missing": ("none", "first", "last"), "mode": MODES,
+        "dtype": ("float32", "float64"),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class InferenceCase(Case):
     """Examples in batches through Keras's own loops: the independence family's situation.
 

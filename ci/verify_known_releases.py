@@ -94,6 +94,10 @@ FIXED = (
     Defect(
         "weights broadcast in metrics", "sample_weights_count_examples", "3.3.3", "3.4.0", {"metric": "BinaryAccuracy"}
     ),
+    Defect(
+        "accumulators matched by position", "update_reaches_the_variables_its_gradients_are_for",
+        "3.2.0", "3.3.3", {"optimizer": "sgd"},
+    ),
     *(Defect(name, check, "3.4.1", "3.5.0") for name, check in UNDER_ACCUMULATION.items()),
     Defect(
         "loss scale divides overwritten variables", "overwritten_variables_take_their_gradient_as_it_is",

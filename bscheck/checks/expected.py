@@ -191,7 +191,12 @@ def expected_values(context: Context, case: InferenceCase, part: Truth, names: S
     wanted = [n for n in names if n not in known and n not in output_loss_names(context)]
     if wanted or "loss" not in known:
         known = {**twin_values(context, case, part), **known}
-    return {n: known[n] for n in names if n in known and n not in output_loss_names(context)}
+    return told_or_due(context, {n: e for n, e in known.items() if n not in output_loss_names(context)}, names)
+
+
+def told_or_due(context: Context, known: dict[str, Expected], names: Sequence[str]) -> dict[str, Expected]:
+    """Return what is known of the numbers in a report, and of those that the gate's own subjects must be told."""
+    return {n: e for n, e in known.items() if n in names or context.given is None}
 
 
 def output_loss_names(context: Context) -> list[str]:

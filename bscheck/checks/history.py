@@ -18,6 +18,7 @@ from bscheck.checks.expected import (
     needs_a_mean,
     no_formula,
     ready_trainer,
+    told_or_due,
     total_loss,
 )
 from bscheck.checks.independence import IN_FULL, in_full, inference_cases
@@ -263,7 +264,7 @@ def reported(context: Context, part: Truth, report: Mapping[str, float]) -> dict
     """Return the values by definition of what is reported, where there is a formula."""
     total = total_loss(context, part)
     known = metric_values(context, part)
-    expected = {name: known[name] for name in report if name in known}
+    expected = told_or_due(context, known, list(report))
     return expected if total is None else {**expected, "loss": total}
 
 

@@ -272,8 +272,8 @@ def number(seen: float, wanted: float, bound: float, what: str, by: str) -> Read
     )
 
 
-def _cut(a: Array | None, cut: slice) -> Array | None:
-    return None if a is None else a[cut]
+def _cut(a: Any, cut: slice) -> Any:
+    return None if a is None else take(a, cut)
 
 
 # Accumulated penalties -------------------------------------------------------------------------------------
@@ -395,7 +395,8 @@ def head_cases(context: Context) -> Any:
 def head_corners(context: Context) -> Sequence[InferenceCase]:
     """Return evaluation and training of ragged batches; as a graph for one form."""
     plain = InferenceCase(mode=_mode(context), dtype="float64", batches=1, tail=1)
-    corners = [plain, *(replace(plain, path=path, weights="unequal") for path in ("train_on_batch", "fit"))]
+    paths = ("train_on_batch", "fit", *(["whole"] if context.param.get("form") == "weighed_apart" else []))
+    corners = [plain, *(replace(plain, path=path, weights="unequal") for path in paths)]
     graph = _mode(context) != context.runtime.modes[0] and context.param.get("form") == "strings"
     return (*corners, replace(plain, mode=context.runtime.modes[0])) if graph else tuple(corners)
 
@@ -410,15 +411,15 @@ def head_corners(context: Context) -> Sequence[InferenceCase]:
     examples=(1, 1, 200),
     per_subject=False,
     catches="a loss weight that is dropped, squared or given to the other output, and a loss that means something else "
-    "as a string, a function, an object or in a dict",
-    formula="|v - sum_t a_t mean w_i l_ti| <= 160 u size",
+    "as a string, a function, an object or in a dict; sample weights that reach the other output, or both",
+    formula="|v - sum_t a_t mean w_ti l_ti| <= 160 u size",
     source=f"{LOOPS}: 'the loss value that will be minimized by the model will then be the weighted sum of all losses'",
     example="evaluate gives loss = 5.1; by NumPy it is 4.7",
 )
 def output_losses_add_up_with_their_weights(context: Context, case: InferenceCase) -> Reading:
     """The total loss is the weighted sum of the outputs' losses, in whichever form they are given."""
     form = context.param.get("form")
-    weights, x, targets, w = headed(case)
+    weights, x, targets, w = headed(case, form)
     model = _two_headed(form, case.mode)
     model.set_weights(weights)
     strengths = (1.0, 1.0) if form == "unweighted" else (0.5, 4.0)
@@ -427,7 +428,8 @@ def output_losses_add_up_with_their_weights(context: Context, case: InferenceCas
         value = size = 0.0
         for t, name in enumerate(("MeanSquaredError", "MeanAbsoluteError")):
             kernel, bias = weights[2 * t : 2 * t + 2]
-            counted = np.ones(cut.stop - cut.start) if w is None else w[cut]
+            own = w[t] if isinstance(w, list) else w
+            counted = np.ones(cut.stop - cut.start) if own is None else own[cut]
             most = np.abs(x[cut]) @ np.abs(kernel) + np.abs(bias) + np.abs(targets[t][cut])
             rows = ROWS[name](targets[t][cut], x[cut] @ kernel + bias)
             value += strengths[t] * float((counted * rows).mean())
@@ -437,12 +439,15 @@ def output_losses_add_up_with_their_weights(context: Context, case: InferenceCas
     return _held(model, case, (x, targets, w), expected)
 
 
-def headed(case: InferenceCase) -> tuple[list[Array], Array, list[Array], Array | None]:
-    """Return weights, inputs, the targets of both heads, and sample weights."""
+def headed(case: InferenceCase, form: str) -> tuple[list[Array], Array, list[Array], Any]:
+    """Return weights, inputs, the targets of both heads, and sample weights: None, an array, or a list of two."""
     rng = random(case.seed, 13)
     weights = [rng.standard_normal(shape) for _ in HEADS for shape in ((FEATURES, OUTPUTS), (OUTPUTS,))]
     x, y = _examples(case.seed, case.examples)
-    return weights, x, [y, y[:, ::-1].copy()], draw_sample_weights(case.seed, case.examples, case.weights)
+    w: Any = draw_sample_weights(case.seed, case.examples, case.weights)
+    if form == "weighed_apart" and w is not None:
+        w = [w, draw_sample_weights(case.seed + 1, case.examples, case.weights)]
+    return weights, x, [y, y[:, ::-1].copy()], w
 
 
 # Class weights ---------------------------------------------------------------------------------------------

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import Case, UpdateCase, seeds
+from bscheck.cases import Case, MatchingCase, UpdateCase, seeds
 from bscheck.checks import Param, check
 from bscheck.checks.context import Context, cached_in_process, first_reason, random, variable_index
 from bscheck.checks.run import current_settings
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime import current
-from bscheck.runtime.bench import CAPACITY, Array
+from bscheck.runtime.bench import CAPACITY, Array, precision
+from bscheck.runtime.inference import quiet
 from bscheck.runtime.probe import applied, make_probe, step_counter
 from bscheck.runtime.rig import MAX_NORM, SHAPES, Rig
 from bscheck.surface.optimizers import LEARNING_RATE, accepts, make, variant, variants
@@ -471,6 +472,91 @@ def _constrained(weights: Mapping[str, Array], case: UpdateCase) -> Reading:
 def accumulated_update_matches_large_batch(context: Context, case: UpdateCase) -> Reading:
     """Accumulated micro-batches end where one large batch ends."""
     return accumulated_against_fresh(context.param.get("optimizer"), case, count=True)
+
+
+# Which gradient belongs to which variable --------------------------------------------------------------
+
+
+def matching_corners(context: Context) -> Sequence[Case]:
+    """Return another order, and a variable without a gradient before the others, with windows of two."""
+    # Op by op on JAX too, whose compiled updates take their variables in the built order.
+    return [MatchingCase(order="reversed"), MatchingCase(missing="first", seed=1)]
+
+
+def matched_elsewhere(context: Context) -> str | None:
+    """Return why the optimizer is left out on a backend that compiles whatever an update does, every time."""
+    dear = context.runtime.compiles_per_shape and context.param.get("optimizer") not in ("sgd", "adam")
+    return first_reason((dear, "op by op a case takes seconds on this backend: sgd and adam stand for what they share"))
+
+
+def matching_cases(context: Context) -> Any:
+    """Draw orders, windows and the variable that is left out."""
+    from hypothesis import strategies as st
+
+    return st.builds(
+        MatchingCase,
+        seed=seeds(),
+        micro_batches=st.integers(1, 4),
+        updates=st.integers(1, 3),
+        order=st.sampled_from(MatchingCase.CHOICES["order"]),
+        missing=st.sampled_from(MatchingCase.CHOICES["missing"]),
+        mode=st.just("eager"),
+    )
+
+
+@cached_in_process
+def _some(name: str, shapes: tuple[str, ...], mode: str, dtype: str) -> Rig:
+    return Rig(lambda: make(variant(name)), {n: SHAPES[n] for n in shapes}, mode=mode, dtype=dtype)
+
+
+@check(
+    family="accumulation",
+    claims=("C4",),
+    case=MatchingCase,
+    params=optimizer_params,
+    cases=matching_cases,
+    corners=matching_corners,
+    applies=matched_elsewhere,
+    examples=(0, 0, 200),
+    per_subject=False,
+    catches="gradients, accumulators or slots matched with variables by their place in a list: wrong as soon as "
+    "the list has another order than when the optimizer was built, or a variable has no gradient",
+    formula="|seen - expected| <= 8 u (|old| + |new| + |change|) elementwise for weights; expected: a fresh optimizer "
+    "without accumulation of the variables that have gradients, in the built order; the others stay as they were",
+    source="https://keras.io/api/optimizers/: apply(grads, trainable_variables) takes 'the corresponding list' of "
+    "variables; a variable whose gradient is None is left out with a warning",
+    example="after update 1, weight bias[1] is off by 0.12: 240.00% of the update",
+)
+def update_reaches_the_variables_its_gradients_are_for(context: Context, case: MatchingCase) -> Reading:
+    """A gradient updates the variable it is given for, in whichever order, and one without a gradient stays."""
+    names = list(SHAPES)
+    left_out = {"none": None, "first": names[0], "last": names[-1]}[case.missing]
+    order = names[::-1] if case.order == "reversed" else names
+    k = case.micro_batches if case.micro_batches > 1 else None
+    run = _rig(context.param.get("optimizer"), _options(UpdateCase()), k, case.mode, case.dtype)
+    kept = tuple(n for n in names if n != left_out)
+    reference = _some(context.param.get("optimizer"), kept, case.mode, case.dtype)
+    apply = current().apply_function(run.optimizer, [run.variables[names.index(n)] for n in order], case.mode)
+    plain = UpdateCase(micro_batches=case.micro_batches, seed=case.seed, dtype=case.dtype, mode=case.mode)
+    start = dict(zip(names, draw_tensors(plain, 0), strict=True))
+    run.reset(list(start.values()))
+    reference.reset([start[n] for n in kept])
+    readings = []
+    for update in range(case.updates):
+        before = reference.weights()
+        window = [dict(zip(names, gradients, strict=True)) for gradients in micro_gradients(plain, update)]
+        with precision(case.dtype), quiet():
+            for given in window:
+                apply([None if n == left_out else given[n] for n in order])
+        mean = accumulated([[given[n] for n in kept] for given in window], case.mode, case.dtype)
+        reference.apply(mean if k else [window[0][n] for n in kept])
+        wanted, old = reference.weights(), before
+        if left_out is not None:
+            wanted, old = ({**values, left_out: start[left_out]} for values in (wanted, old))
+        readings.append(state_difference(run.weights(), wanted, old, UNIT_ROUNDOFF[case.dtype], "weight", update + 1))
+        if not readings[-1].holds:
+            break
+    return worst(readings)
 
 
 # Sparse gradients --------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ wrapper_keeps_the_state_of_its_optimizer = promise("wrapper_keeps_the_state_of_i
 member_updates_its_own_variables_as_alone = promise("member_updates_its_own_variables_as_alone")
 schedule_has_its_documented_values = promise("schedule_has_its_documented_values")
 schedules_count_micro_batches = promise("schedules_count_micro_batches")
+update_reaches_the_variables_its_gradients_are_for = promise("update_reaches_the_variables_its_gradients_are_for")
 callable_learning_rate_is_asked_at_every_update = promise("callable_learning_rate_is_asked_at_every_update")
 optimizer_follows_its_published_recurrence = promise("optimizer_follows_its_published_recurrence")
 loss_gradient_is_the_slope_of_its_formula = promise("loss_gradient_is_the_slope_of_its_formula")

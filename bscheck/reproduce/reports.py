@@ -15,6 +15,7 @@ from bscheck.reproduce.text import array, options, program, raised, tree, what
 from bscheck.reproduce.values import call_of, mode_of, penalized
 from bscheck.results.verdict import Reading
 from bscheck.runtime.bench import Array
+from bscheck.subject import take
 
 #: How near a program's number must come to NumPy's, relative to it and 1: what the text of a failure rounds away.
 _NEAR = 1e-6
@@ -27,6 +28,7 @@ _LOSSES = {
     'loss_weights={"first": 0.5, "second": 4.0}',
     "unweighted": '["mean_squared_error", "mean_absolute_error"]',
 }
+_LOSSES["weighed_apart"] = _LOSSES["strings"]
 
 
 def heads(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
@@ -34,7 +36,7 @@ def heads(check: Check, context: Context, case: InferenceCase, reading: Reading)
     from bscheck.checks.penalties import headed
     from bscheck.surface.penalties import FEATURES, HEADS, OUTPUTS
 
-    weights, x, targets, w = headed(case)
+    weights, x, targets, w = headed(case, context.param.get("form"))
     build = [
         f"inputs = keras.Input(({FEATURES},))",
         f"outputs = [keras.layers.Dense({OUTPUTS}, name=name)(inputs) for name in {HEADS}]",
@@ -73,12 +75,12 @@ def _reported(
     if case.path in ("train_on_batch", "test_on_batch"):
         first = int(reading.figures.get("first", 0))
         rows = slice(first, min(first + case.batch_size, case.examples))
-        x, w = x[rows], None if w is None else w[rows]
+        x, w = x[rows], None if w is None else take(w, rows)
         y = [t[rows] for t in y] if isinstance(y, list) else y[rows]
         call = f"seen = model.{case.path}(x, y{', sample_weight=w' if w is not None else ''}, return_dict=True)"
     else:
         call, imports = call_of(case, w is not None)
-    given = [f"x = {array(x)}", f"y = {tree(y)}", *([f"w = {array(w)}"] if w is not None else [])]
+    given = [f"x = {array(x)}", f"y = {tree(y)}", *([f"w = {tree(w)}"] if w is not None else [])]
     lines = [*given, *build, f"model.set_weights({tree(list(weights))})"]
     lines += [f"model.compile(keras.optimizers.SGD(0.0), {compiled})", call]
     lines += [f"compare({name!r}, seen[{name!r}], {expected!r}, {_NEAR * (abs(expected) + 1)!r})  # by NumPy"]
@@ -98,7 +100,7 @@ def gradients(check: Check, context: Context, case: GradientCase, reading: Readi
     else:
         layers = f"keras.Input((None, {FEATURES})), keras.layers.Masking(0.0), keras.layers.Dense({OUTPUTS})"
         build = [f"model = keras.Sequential([{layers}])"]
-    given = [f"x = {array(x)}", f"y = {array(y)}", *([f"w = {array(w)}"] if w is not None else [])]
+    given = [f"x = {array(x)}", f"y = {array(y)}", *([f"w = {tree(w)}"] if w is not None else [])]
     body = "\n".join([
         *given, *build, f"WEIGHTS = {tree(list(weights))}", "model.set_weights(WEIGHTS)",
         "# With SGD and a learning rate of 1, what the weights lose is the gradient.",

@@ -129,11 +129,13 @@ def head_losses(form: str) -> tuple[Any, Any]:
         "objects": ([losses.MeanSquaredError(), losses.MeanAbsoluteError()], weights),
         "dict": (dict(zip(HEADS, names, strict=True)), dict(zip(HEADS, weights, strict=True))),
         "unweighted": (names, None),
+        "weighed_apart": (names, weights),
     }
     return forms[form]
 
 
-FORMS = ("strings", "functions", "objects", "dict", "unweighted")
+#: ``weighed_apart``: each head's examples have weights of their own.
+FORMS = ("strings", "functions", "objects", "dict", "unweighted", "weighed_apart")
 
 
 def classification_loss(one_hot: bool) -> Any:

@@ -131,6 +131,7 @@ WITHOUT_A_PROGRAM = {
         "training_at_the_edge_stays_finite", "accumulated_training_matches_large_batches",
         "wrapper_keeps_the_state_of_its_optimizer", "padding_does_not_change_the_output",
         "mask_goes_on_with_the_steps", "printed_figures_are_those_of_the_examples_so_far",
+        "update_reaches_the_variables_its_gradients_are_for",
         "callable_learning_rate_is_asked_at_every_update", "fit_ends_with_the_moving_averages",
     },
 }  # fmt: skip
