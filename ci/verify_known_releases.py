@@ -96,7 +96,7 @@ FIXED = (
     ),
     Defect(
         "accumulators matched by position", "update_reaches_the_variables_its_gradients_are_for",
-        "3.2.0", "3.3.3", {"optimizer": "sgd"},
+        "3.2.1", "3.3.0", {"optimizer": "sgd"},
     ),
     *(Defect(name, check, "3.4.1", "3.5.0") for name, check in UNDER_ACCUMULATION.items()),
     Defect(
