@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from bscheck.cases import Case
+from bscheck.cases import Case, InferenceCase
 from bscheck.checks import Check, Param, run
 from bscheck.checks.run import RunSettings, derive_seed, run_check, run_pinned
 from bscheck.errors import SubjectError
@@ -320,6 +320,17 @@ def test_pinned_case_of_what_this_keras_does_not_export_is_not_applicable() -> N
     issue = replace(known(), param={"loss": "Tversky"})
     result = run_pinned(issue, make(unreachable), FakeContext())
     assert (result.verdict, result.reason) == (Verdict.NOT_APPLICABLE, "decay-breaks: this Keras has no Tversky")
+
+
+def test_pinned_case_whose_source_this_backend_lacks_is_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(context: Any, case: Any) -> Reading:
+        raise ModuleNotFoundError("No module named 'tensorflow'")
+
+    monkeypatch.setattr("bscheck.runtime.inference.sources", lambda: ("arrays", "generator", "pydataset"))
+    issue = replace(known(), case={"source": "dataset_unknown"})
+    result = run_pinned(issue, make(unreachable, case=InferenceCase), FakeContext())
+    reason = "decay-breaks: a dataset_unknown is TensorFlow's, and this backend another one"
+    assert (result.verdict, result.reason) == (Verdict.NOT_APPLICABLE, reason)
 
 
 def test_contract_exception_that_holds_is_told_as_one() -> None:

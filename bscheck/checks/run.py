@@ -166,7 +166,7 @@ def run_pinned(issue: KnownIssue, check: Check, context: Context) -> Result:
         worst_case=describe(context, case),
     )
     try:
-        unfit = _unknown_here(issue, check) or check.applies(context)
+        unfit = _unknown_here(issue, check) or _no_source(case) or check.applies(context)
         reading = Reading(0.0) if unfit else attempt(check, context, case)
     except NotApplicable as error:
         unfit, reading = str(error), Reading(0.0)
@@ -182,6 +182,16 @@ def _unknown_here(issue: KnownIssue, check: Check) -> str | None:
     if "subject" in issue.param or dict(issue.param) in exported:
         return None
     return f"this Keras has no {', '.join(map(str, issue.param.values()))}"
+
+
+def _no_source(case: Case) -> str | None:
+    """Return why a pinned case cannot have its examples: a tf.data pipeline where the backend is another one."""
+    source = getattr(case, "source", "")
+    if not source.startswith("dataset"):
+        return None
+    from bscheck.runtime.inference import sources
+
+    return None if source in sources() else f"a {source} is TensorFlow's, and this backend another one"
 
 
 def _judge_pinned(issue: KnownIssue, case: Case, told: Result, environment: Mapping[str, str]) -> Result:
