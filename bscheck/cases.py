@@ -1121,6 +1121,26 @@ class PrintedCase(Case):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnMetricCase(Case):
+    """Examples whose mean a metric of a model's own keeps.
+
+    Attributes
+    ----------
+    examples, batch_size : int
+        N and B.
+    held_out : int
+        Examples of the validation.
+    """
+
+    examples: int = 7
+    batch_size: int = 3
+    held_out: int = 4
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChanceCase(Case):
     """Two examples, trained on three times over: what is drawn for each.
 

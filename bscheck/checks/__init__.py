@@ -41,6 +41,7 @@ FAMILIES = {
         "bscheck.checks.evaluation",
         "bscheck.checks.history",
         "bscheck.checks.printed",
+        "bscheck.checks.own_metrics",
         "bscheck.checks.layer_values",
         "bscheck.checks.metrics",
         "bscheck.checks.compiled_metrics",

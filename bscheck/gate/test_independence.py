@@ -11,6 +11,7 @@ output_losses_do_not_depend_on_batch_size = promise("output_losses_do_not_depend
 history_of_fit_and_train_on_batch_report_the_batch = promise("history_of_fit_and_train_on_batch_report_the_batch")
 every_epoch_reports_its_own_and_the_held_out_examples = promise("every_epoch_reports_its_own_and_the_held_out_examples")
 printed_figures_are_those_of_the_examples_so_far = promise("printed_figures_are_those_of_the_examples_so_far")
+own_metrics_start_anew_with_every_epoch_and_call = promise("own_metrics_start_anew_with_every_epoch_and_call")
 layer_computes_its_definition = promise("layer_computes_its_definition")
 metrics_equal_their_definition = promise("metrics_equal_their_definition")
 sample_weights_count_examples = promise("sample_weights_count_examples")

@@ -133,6 +133,7 @@ WITHOUT_A_PROGRAM = {
         "mask_goes_on_with_the_steps", "printed_figures_are_those_of_the_examples_so_far",
         "update_reaches_the_variables_its_gradients_are_for",
         "callable_learning_rate_is_asked_at_every_update", "fit_ends_with_the_moving_averages",
+        "own_metrics_start_anew_with_every_epoch_and_call",
     },
 }  # fmt: skip
 
