@@ -325,6 +325,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("SimpleRNN", (4, 3), call=MASKED, units=2, activation="relu"),
         _dropping("SimpleRNN", 2),
         _make("SimpleRNN", (4, 3), call=MASKED, units=2, unroll=True, go_backwards=True, return_sequences=True),
+        _make("SimpleRNN", (4, 3), units=2, unroll=True),
     ],
     "LSTM": [
         *_recurrent("LSTM", 2),
@@ -336,6 +337,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         *_recurrent("GRU", 1),
         *_recurrent("GRU", 1, reset_after=False)[1:3],
         _make("GRU", (4, 3), call=MASKED, units=2, unroll=True, reset_after=False),
+        _make("GRU", (4, 3), units=2, unroll=True, go_backwards=True, return_sequences=True),
         _dropping("GRU", 1),
     ],
     "SimpleRNNCell": [_cell("SimpleRNNCell", 1)],
