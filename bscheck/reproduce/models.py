@@ -104,7 +104,8 @@ def _own_loss(subject: Subject) -> tuple[str, list[str]]:
         return name, [line]
 
 
-def _small(batch: Any) -> bool:
+def small(batch: Any) -> bool:
+    """Whether a batch is small enough to be written down."""
     from bscheck.reproduce.text import MOST_NUMBERS
 
     return sum(np.asarray(leaf).size for leaf in leaves(batch)) <= MOST_NUMBERS
@@ -134,7 +135,7 @@ def _window(check: Check, context: Context, case: GradientCase, reading: Reading
     dtype = "float64" if expected == "apart" and context.traits.double else case.dtype
     bench = context.bench(dtype)
     batches = [bench.cast(batch) for batch in draw_micro_batches(context, case)]
-    if not _small(batches):
+    if not small(batches):
         raise NoScript("its examples are too large to be written down")
     weights = bench.split(
         draw_weights(context.bench("float64") if expected == "apart" else bench, case.seed, case.scale)
@@ -219,7 +220,7 @@ def state(check: Check, context: Context, case: InferenceCase, reading: Reading)
     x, y, own = context.subject.draw(case.seed, case.examples)
     w = weighed(context, own, draw_sample_weights(case.seed, case.examples, case.weights))
     x, y, w = bench.cast((x, y, w))
-    if not _small((x, y)):
+    if not small((x, y)):
         raise NoScript("its examples are too large to be written down")
     parts = parts_of(context, case.dtype)
     weights = bench.split(draw_weights(bench, case.seed, case.scale))
@@ -331,7 +332,7 @@ def epochs(check: Check, context: Context, case: InferenceCase, reading: Reading
     name = reading.where or "loss"
     parts = parts_of(context, case.dtype)
     whole, n = both_parts(context, case), case.examples
-    if not _small((whole.x, whole.y)) or case.dtype.startswith("mixed"):
+    if not small((whole.x, whole.y)) or case.dtype.startswith("mixed"):
         raise NoScript("its examples are too large to be written down, or its precision needs the case's own bound")
     expected = [reported(context, slice_of(whole, a, a + n, False), {name: 0.0}) for a in (0, n)]
     if any(name not in e for e in expected):
@@ -430,7 +431,7 @@ def ready(context: Context, case: InferenceCase) -> tuple[Head, Any]:
         raise NoScript("mixed precision needs the case's own bound")
     w = draw_sample_weights(case.seed, case.examples, case.weights)
     part = truth(context, case, sample_weight=w)
-    if not _small((part.x, part.y)):
+    if not small((part.x, part.y)):
         raise NoScript("its examples are too large to be written down")
     parts, bench = parts_of(context, case.dtype), context.bench(case.dtype)
     plain = _plain(context.subject.metrics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bscheck.reproduce import NoScript, layers, models, reports, streams, twice, updates, values
+from bscheck.reproduce import NoScript, layers, models, reports, streams, training, twice, updates, values
 
 if TYPE_CHECKING:
     from bscheck.cases import Case
@@ -27,6 +27,7 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "option_given_to_the_wrapper_acts_or_is_refused": updates.wrapper_option,
     "overwritten_variables_take_their_gradient_as_it_is": updates.overwritten,
     "accumulated_gradient_matches_large_batch": models.large_batch,
+    "accumulated_training_matches_large_batches": training.accumulated,
     "micro_batch_gradients_average_to_the_large_batch": models.averaged,
     "accumulated_gradient_is_the_mean_of_what_was_accumulated": models.mean_of_micro_batches,
     "ragged_window_averages_its_micro_batches_equally": models.mean_of_micro_batches,

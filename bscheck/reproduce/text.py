@@ -62,7 +62,7 @@ def program(what: str, body: str, *, imports: Sequence[str] = (), dtype: str = "
     versions = f"Written by bscheck {__version__} for keras {keras.__version__} on {backend}"
     head = [f'"""{_wrapped(what)}', "", f"{versions}.", "Exit code 1: the failure is there; 0: it is not.", '"""', ""]
     head += ["import os", "import sys", "", f'os.environ.setdefault("KERAS_BACKEND", "{backend}")']
-    head += ["import keras", "import numpy as np", *imports]
+    head += ["import keras", "import numpy as np", *dict.fromkeys(imports)]
     if dtype == "float64":
         head += ["", 'keras.config.set_floatx("float64")', 'keras.config.set_dtype_policy("float64")']
     elif dtype != "float32":

@@ -27,6 +27,7 @@ PLANTED = (
     "accumulation/wrapper_ignores_accumulation",
     "accumulation/float8_scales_are_unscaled",
     "accumulation/last_micro_batch_counts_double",
+    "accumulation/fit_shrinks_weights",
     "independence/rows_reversed_in_batches_of_three",
     "independence/evaluated_loss_is_a_mean_of_batches",
     "independence/masked_predictions_still_count",
