@@ -29,6 +29,12 @@ class Runtime(Protocol):
     def precision_scope(self, dtype: str) -> AbstractContextManager[Any]:
         """Return the scope in which the dtype policy `dtype` really computes in that dtype."""
 
+    def seeded_draws(self) -> AbstractContextManager[Any]:
+        """Return the scope in which layers without a seed of their own draw the same numbers again.
+
+        Where a layer keeps the state of its generator, seed or no seed, restoring that state is enough.
+        """
+
     def compile_options(self, mode: str) -> dict[str, bool]:
         """Return the options of ``Model.compile`` that make ``fit`` run in the execution mode."""
 

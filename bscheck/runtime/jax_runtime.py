@@ -34,6 +34,9 @@ class JaxRuntime:
     def precision_scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         return _x64() if dtype == "float64" else contextlib.nullcontext()
 
+    def seeded_draws(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
     def compile_options(self, mode: str) -> dict[str, bool]:
         return {"run_eagerly": mode == "eager", "jit_compile": mode != "eager"}
 

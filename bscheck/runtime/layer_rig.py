@@ -116,7 +116,10 @@ class LayerRig:
     def call(self, arguments: Arguments, training: bool = False, traced: bool = False) -> list[Array]:
         """Return the outputs of a call as float64 arrays; what it does to the variables stays."""
         # Some layers draw from Python's own generator, seed or no seed.
-        with seeded_initializers() if training else contextlib.nullcontext():
+        with contextlib.ExitStack() as scope:
+            if training:
+                scope.enter_context(seeded_initializers())
+                scope.enter_context(self.runtime.seeded_draws())
             return self.arrays(self.raw(arguments, training, traced=traced))
 
     def arrays(self, outputs: Sequence[Any]) -> list[Array]:

@@ -23,6 +23,9 @@ class TensorFlowRuntime:
     def precision_scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
 
+    def seeded_draws(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
     def compile_options(self, mode: str) -> dict[str, bool]:
         return {"run_eagerly": mode == "eager", "jit_compile": mode == "jit"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -25,6 +25,12 @@ class TorchRuntime:
 
     def precision_scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         return wide_floats() if dtype == "float64" else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def seeded_draws(self) -> Iterator[None]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            yield
 
     def compile_options(self, mode: str) -> dict[str, bool]:
         return {"run_eagerly": False, "jit_compile": False}
