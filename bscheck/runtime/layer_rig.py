@@ -44,9 +44,10 @@ class LayerRig:
         self.dtype = dtype
         self.runtime = current()
         self.keras = keras_module()
-        self.compiled = compiled or self.runtime.compiles_per_shape
         with seeded_initializers(), precision(dtype):
             self.layer = make(self.keras)
+            # Where XLA compiles every call, a layer that it does not take runs eagerly, as in a model.
+            self.compiled = compiled or (self.runtime.compiles_per_shape and self.layer.supports_jit)
             self.takes_training = "training" in inspect.signature(self.layer.call).parameters
             self.layer(*self.tensors(arguments)[0], **self.tensors(arguments)[1])
         self.variables = list(self.layer.variables)
@@ -170,7 +171,7 @@ class LayerRig:
             trainable = list(self.layer.trainable_variables)
             key = ("gradient", training, len(leaves))
             if key not in self._functions:
-                mode = "graph" if self.runtime.compiles_per_shape else "eager"
+                mode = "graph" if self.runtime.compiles_per_shape and self.layer.supports_jit else "eager"
                 self._functions[key] = self.runtime.pullback(loss, trainable, mode)
             inputs = [leaves[i] for i in wanted]
             found = self._functions[key](inputs, [*(leaves[i] for i in rest), *self.tensors(list(projections))])
