@@ -118,11 +118,11 @@ def _recurrent(name: str, states: int, **options: Any) -> list[Construction]:
     return [*found, _make(name, call=given, units=2, return_sequences=True, **options)]
 
 
-def _dropping(name: str, size: int) -> Construction:
+def _dropping(name: str, size: int, **options: Any) -> Construction:
     """Return a recurrent layer that drops, of few features and units: every draw of theirs is tried."""
     call = {**BOTH, "gradients": False, "examples": 16}
     rates = {"dropout": 0.2, "recurrent_dropout": 0.6}
-    return _make(name, (4, size), call=call, units=size, return_sequences=True, **rates, seed=1)
+    return _make(name, (4, size), call=call, units=size, return_sequences=True, **rates, seed=1, **options)
 
 
 def _rnn(cell: Any, **options: Any) -> Construction:
@@ -332,6 +332,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("LSTM", (4, 3), call=MASKED, units=2, activation="softsign", recurrent_activation="hard_sigmoid"),
         _make("LSTM", (4, 3), call=MASKED, units=2, unroll=True, return_sequences=True),
         _dropping("LSTM", 1),
+        _dropping("LSTM", 1, implementation=1),
     ],
     "GRU": [
         *_recurrent("GRU", 1),
@@ -339,6 +340,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("GRU", (4, 3), call=MASKED, units=2, unroll=True, reset_after=False),
         _make("GRU", (4, 3), units=2, unroll=True, go_backwards=True, return_sequences=True),
         _dropping("GRU", 1),
+        _dropping("GRU", 1, implementation=1),
     ],
     "SimpleRNNCell": [_cell("SimpleRNNCell", 1)],
     "LSTMCell": [_cell("LSTMCell", 2), _cell("LSTMCell", 2, use_bias=False)],
