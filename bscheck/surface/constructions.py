@@ -258,6 +258,9 @@ def _heads(name: str, *masks: str, **options: Any) -> Construction:
 
 _SCORES = {"options": {"return_attention_scores": True}}
 _CAUSAL = {"options": {"use_causal_mask": True}}
+#: Dropped weights of the values: fewer values, of all heads, than outputs, so that each is read off.
+_DROPPED: Mapping[str, Any] = {**DRAWN, "examples": 64}
+_FEW_VALUES = ((3, 5), (2, 5))
 _ALL_SAME = ((4, 3), (4, 3), (4, 3))
 _MERGED = ((4, 3), (4, 3), (4, 3))
 
@@ -413,23 +416,32 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _attention("Attention", use_scale=True),
         _attention("Attention", score_mode="concat", use_scale=True),
         _make("Attention", *_ALL_SAME, call={"passing": "list", **_CAUSAL, "masks": {"mask": (0, 1)}}, use_scale=True),
+        _make("Attention", *_FEW_VALUES, call={"passing": "list", **_DROPPED}, dropout=0.4, seed=1),
     ],
     "AdditiveAttention": [
         _attention("AdditiveAttention", call=_SCORES),
         _attention("AdditiveAttention", use_scale=False),
         _make("AdditiveAttention", *_ALL_SAME, call={"passing": "list", **_CAUSAL}),
+        _make("AdditiveAttention", *_FEW_VALUES, call={"passing": "list", **_DROPPED}, dropout=0.4, seed=1),
     ],
     "MultiHeadAttention": [
         _heads("MultiHeadAttention", "value_mask", num_heads=2, key_dim=3),
         _heads("MultiHeadAttention", "query_mask", "key_mask", num_heads=2, key_dim=2, value_dim=3, call=_SCORES),
         _heads("MultiHeadAttention", "attention_mask", num_heads=1, key_dim=2, use_bias=False, output_shape=5),
         _heads("MultiHeadAttention", num_heads=3, key_dim=1, call=_CAUSAL, shapes=_ALL_SAME),
+        _heads(
+            "MultiHeadAttention", num_heads=2, key_dim=3, call=_DROPPED, shapes=_FEW_VALUES, dropout=0.4, seed=1
+        ),
     ],
     **{
         name: [
             _heads(name, "value_mask", head_dim=3, num_query_heads=4, num_key_value_heads=2),
             _heads(name, "attention_mask", head_dim=2, num_query_heads=3, num_key_value_heads=1, call=_SCORES),
             _heads(name, head_dim=2, num_query_heads=2, num_key_value_heads=2, call=_CAUSAL, shapes=_ALL_SAME),
+            _heads(
+                name, head_dim=3, num_query_heads=2, num_key_value_heads=1, call=_DROPPED, shapes=_FEW_VALUES,
+                dropout=0.4, seed=1,
+            ),
         ]
         for name in ("GroupQueryAttention", "GroupedQueryAttention")
     },
