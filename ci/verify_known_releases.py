@@ -145,6 +145,13 @@ FIXED = (
         "no loss in executions of more steps than there are", "evaluation_does_not_depend_on_steps_per_execution",
         "3.6.0", "3.7.0", {"subject": "dense"},
     ),
+    Defect(
+        "masked sequences of unknown length", "unknown_lengths_change_nothing",
+        "3.8.0", "3.9.0", {"layer": "TimeDistributed"},
+    ),
+    Defect(
+        "flattening of unknown lengths", "unknown_lengths_change_nothing", "3.10.0", "3.11.0", {"layer": "Flatten"}
+    ),
     Defect("masks of attention", "masked_steps_change_nothing", "3.11.3", "3.12.0", {"layer": "Attention"}),
     Defect(
         "iterations of the loss scale's wrapper stand still", "wrapper_keeps_the_state_of_its_optimizer",

@@ -9,7 +9,7 @@ import numpy as np
 
 from bscheck.cases import LARGER_BATCHES, LayerCase, seeds
 from bscheck.checks import check
-from bscheck.checks.context import Context, require
+from bscheck.checks.context import Context, first_reason, require
 from bscheck.checks.layer_bench import (
     ROWS,
     LayerBench,
@@ -30,6 +30,7 @@ from bscheck.errors import one_line
 from bscheck.results.verdict import Reading
 from bscheck.runtime.bench import Array
 from bscheck.runtime.layer_rig import Arguments
+from bscheck.surface.layers import Construction, Feature
 from bscheck.tolerance import rms
 
 CHANGES = LayerCase.CHOICES["change"]
@@ -105,6 +106,68 @@ def layer_output_of_an_example_is_its_own(context: Context, case: LayerCase) -> 
     dtype = bench.dtype(case.dtype)
     seen = [o[places] if len(o) == case.examples else o for o in bench.rig(dtype).call(batch)]
     return compare(seen, bench.alone(dtype, case.seed, rows), bench, dtype, "the output")
+
+
+# Unknown lengths ---------------------------------------------------------------------------------------
+
+#: Layers that ask for inputs of known lengths, as they document or say; and constructions that do.
+KNOWN_LENGTHS = ("Adaptive",)
+KNOWN_LENGTH_OPTIONS = ("unroll_mask", "axes", "dropout")
+
+
+def of_any_length(construction: Construction) -> bool:
+    """Whether all inputs have a length, which a construction need not know."""
+    parts = [leaf for part in construction.args for leaf in (part if isinstance(part, list) else [part])]
+    plain = bool(parts) and all(isinstance(p, Feature) and p.kind == "normal" and len(p.shape) > 1 for p in parts)
+    return plain and construction.name not in KNOWN_LENGTH_OPTIONS
+
+
+def no_lengths(context: Context) -> str | None:
+    """Return why a layer is not asked for inputs of unknown lengths."""
+    refused = context.param.get("layer").startswith(KNOWN_LENGTHS)
+    return not_made(context) or first_reason(
+        (not context.runtime.traces_unknown_lengths, f"{context.runtime.name} traces no functions of unknown lengths"),
+        (refused or not all_options(context, of_any_length), "takes inputs of known lengths, or of none"),
+    )
+
+
+def length_cases(context: Context) -> Any:
+    """Draw a construction and a number of examples."""
+    from hypothesis import strategies as st
+
+    names = all_options(context, of_any_length)
+    return st.builds(LayerCase, option=st.sampled_from(names), examples=st.integers(1, ROWS), seed=seeds())
+
+
+def length_corners(context: Context) -> Sequence[LayerCase]:
+    """Return the first construction, and the first with a mask: each is a trace."""
+    masked = all_options(context, lambda c: of_any_length(c) and bool(c.steps))
+    return tuple(LayerCase(option=name) for name in [*all_options(context, of_any_length)[:1], *masked[:1]])
+
+
+@check(
+    family="independence",
+    claims=("C1", "C13"),
+    case=LayerCase,
+    cases=length_cases,
+    params=layers_of_keras,
+    corners=length_corners,
+    applies=no_lengths,
+    examples=(0, 0, 30),
+    per_subject=False,
+    catches="a layer with a branch of its own for sequences or images whose length is not known when it is traced, as "
+    "those of unequal lengths are: wrong only there",
+    formula="|p-r| <= 16 u m, p: traced for any number of examples and any length (the second axis), r: the rows one "
+    "at a time; m as for a layer's rows in any batch",
+    source="keras.io/guides/functional_api: keras.Input(shape=(None, ...)), 'a sequence of unknown length'",
+    example="the output of unknown length is off by 0.1 for example 2: 0.2 of the outputs' rms",
+)
+def unknown_lengths_change_nothing(context: Context, case: LayerCase) -> Reading:
+    """A layer's output does not depend on whether the length of its inputs is known when it is traced."""
+    bench = bench_of(context, case)
+    rows = list(range(case.examples))
+    seen = bench.rig(bench.exact).call_of_any_length(take(bench.arguments(case.seed), rows))
+    return compare(seen, bench.alone(bench.exact, case.seed, rows), bench, bench.exact, "the output of unknown length")
 
 
 # Training ----------------------------------------------------------------------------------------------

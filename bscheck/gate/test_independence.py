@@ -37,6 +37,7 @@ fit_leaves_the_state_of_train_on_batch = promise("fit_leaves_the_state_of_train_
 fit_ends_with_the_moving_averages = promise("fit_ends_with_the_moving_averages")
 every_epoch_is_shuffled_anew = promise("every_epoch_is_shuffled_anew")
 layer_output_of_an_example_is_its_own = promise("layer_output_of_an_example_is_its_own")
+unknown_lengths_change_nothing = promise("unknown_lengths_change_nothing")
 layer_examples_do_not_mix_in_training = promise("layer_examples_do_not_mix_in_training")
 layer_takes_tiny_batches = promise("layer_takes_tiny_batches")
 layer_output_has_the_announced_shape = promise("layer_output_has_the_announced_shape")

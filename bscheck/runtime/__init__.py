@@ -25,6 +25,8 @@ class Runtime(Protocol):
     compiles_per_shape: bool
     #: Whether ``Model.compile`` takes a ``steps_per_execution`` above 1.
     joins_steps: bool
+    #: Whether a function can be traced for inputs of unknown lengths.
+    traces_unknown_lengths: bool
 
     def precision_scope(self, dtype: str) -> AbstractContextManager[Any]:
         """Return the scope in which the dtype policy `dtype` really computes in that dtype."""
@@ -46,6 +48,9 @@ class Runtime(Protocol):
 
     def compile_for_any_batch(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
         """Return `function` compiled for tensors like these with any number of examples, where the backend can."""
+
+    def compile_for_any_length(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
+        """Return `function` compiled where neither number of examples nor length (the second axis) is known."""
 
     def strings(self, array: Any) -> Any:
         """Return an array of strings as what a layer takes them as."""

@@ -29,6 +29,7 @@ class JaxRuntime:
     drawn_modes = ("graph",)
     compiles_per_shape = True
     joins_steps = True
+    traces_unknown_lengths = False
     _looked = 0.0
 
     def precision_scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
@@ -48,6 +49,9 @@ class JaxRuntime:
 
     def compile_for_any_batch(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
         return _Compiled(function)
+
+    def compile_for_any_length(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
+        return self.compile_for_any_batch(function, tensors)
 
     def strings(self, array: Any) -> Any:
         return array

@@ -114,6 +114,17 @@ class LayerRig:
                 self._functions[key] = self.runtime.compile_for_any_batch(call, leaves)
             return list(self._functions[key](*leaves))
 
+    def call_of_any_length(self, arguments: Arguments) -> list[Array]:
+        """Return the outputs at inference, traced where the number of examples and their lengths are not known."""
+        with precision(self.dtype):
+            leaves, rebuild = _flatten(self.tensors(arguments))
+
+            def call(*leaves: Any) -> Any:
+                args, kwargs = rebuild(leaves)
+                return self._outputs(args, kwargs, False)
+
+            return self.arrays(list(self.runtime.compile_for_any_length(call, leaves)(*leaves)))
+
     def call(self, arguments: Arguments, training: bool = False, traced: bool = False) -> list[Array]:
         """Return the outputs of a call as float64 arrays; what it does to the variables stays."""
         # Some layers draw from Python's own generator, seed or no seed.

@@ -19,6 +19,7 @@ class TensorFlowRuntime:
     drawn_modes = ("graph", "eager")
     compiles_per_shape = False
     joins_steps = True
+    traces_unknown_lengths = True
 
     def precision_scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
@@ -42,6 +43,11 @@ class TensorFlowRuntime:
 
     def compile_for_any_batch(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
         spec = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in tensors]
+        compiled: Callable[..., Any] = tf.function(function, autograph=False).get_concrete_function(*spec)
+        return compiled
+
+    def compile_for_any_length(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
+        spec = [tf.TensorSpec([None, None, *t.shape[2:]] if t.shape.rank > 1 else [None], t.dtype) for t in tensors]
         compiled: Callable[..., Any] = tf.function(function, autograph=False).get_concrete_function(*spec)
         return compiled
 

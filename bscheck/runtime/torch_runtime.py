@@ -22,6 +22,7 @@ class TorchRuntime:
     drawn_modes = ("eager",)
     compiles_per_shape = False
     joins_steps = False
+    traces_unknown_lengths = False
 
     def precision_scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         return wide_floats() if dtype == "float64" else contextlib.nullcontext()
@@ -44,6 +45,9 @@ class TorchRuntime:
 
     def compile_for_any_batch(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
         return function
+
+    def compile_for_any_length(self, function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
+        return self.compile_for_any_batch(function, tensors)
 
     def strings(self, array: Any) -> Any:
         return array
