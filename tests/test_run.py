@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bscheck.cases import Case, InferenceCase
 from bscheck.checks import Check, Param, run
-from bscheck.checks.run import RunSettings, derive_seed, run_check, run_pinned
+from bscheck.checks.run import DRAWN_AFTER_A_CORNER, RunSettings, derive_seed, run_check, run_pinned
 from bscheck.errors import SubjectError
 from bscheck.limits import Allowance, Budget
 from bscheck.results.known_issues import KnownIssue
@@ -107,18 +107,36 @@ def test_failure_shrinks_to_the_smallest_case_and_is_ablated() -> None:
     assert result.worst.share == 3.0
 
 
-def test_violated_corner_is_the_failure_and_nothing_is_drawn() -> None:
+def test_violated_corner_is_made_smaller_by_drawing() -> None:
+    result = go(make(breaks_at_seven, corners=lambda context: (FakeCase(micro_batches=50, decay="on"),)))
+    assert result.failure.case == {"seed": 0, "micro_batches": 7, "decay": "on"}
+
+
+def test_violated_corner_is_the_failure_where_no_drawn_case_fails() -> None:
     corners = (FakeCase(micro_batches=3), FakeCase(micro_batches=50, decay="on"))
+    seen: list[FakeCase] = []
+
+    def function(context: Any, case: FakeCase) -> Reading:
+        seen.append(case)
+        return Reading(3.0 if case == corners[1] else 0.1)
+
+    result = go(make(function, corners=lambda context: corners))
+    assert result.failure.case["micro_batches"] == 50
+    assert seen[:2] == [*corners]
+    assert len(seen) <= 2 + DRAWN_AFTER_A_CORNER + 1  # the last one is the ablation
+
+
+def test_nothing_is_drawn_after_a_violated_corner_once_the_time_for_failures_is_spent() -> None:
     seen: list[FakeCase] = []
 
     def function(context: Any, case: FakeCase) -> Reading:
         seen.append(case)
         return breaks_at_seven(context, case)
 
-    result = go(make(function, corners=lambda context: corners))
+    corner = FakeCase(micro_batches=50, decay="on")
+    result = go(make(function, corners=lambda context: (corner,)), explaining=Allowance(0.0))
     assert result.failure.case["micro_batches"] == 50
-    assert result.cases == 2
-    assert seen == [*corners, FakeCase(micro_batches=50)]  # the last one is the ablation
+    assert seen == [corner]
 
 
 def test_repeated_case_neither_runs_nor_counts_again() -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 #: Seconds from the first violation to the end of shrinking: a failure is worth a minute, not an hour.
 SHRINK_SECONDS = 60.0
 
+#: Cases drawn after a violated corner, in search of a smaller one.
+DRAWN_AFTER_A_CORNER = 10
+
 #: The family whose verdicts depend on the machine, not on the arithmetic.
 TIMING = "timing"
 
@@ -310,9 +313,22 @@ class _Run:
         """Run the corners, then draw."""
         for case in self.check.corners(self.context):
             if self.violates(case):
-                self.violated = self.latest
+                self.shrink_corner()
                 return
         self.draw(self.settings.examples(self.check))
+
+    def shrink_corner(self) -> None:
+        """Draw a few cases in search of a smaller one than the violated corner, which Hypothesis did not draw."""
+        self.violated = self.latest
+        if self.settings.explaining.left:
+            self.hurry()
+            self.draw(min(DRAWN_AFTER_A_CORNER, self.settings.examples(self.check)))
+            self.violated, self.unsteady = _smallest(self.broken), False
+
+    def hurry(self) -> None:
+        """Leave no more time for drawing than a failure is worth."""
+        left = min(SHRINK_SECONDS, self.settings.explaining.left)
+        self.deadline = min(self.deadline, time.monotonic() + left)
 
     def draw(self, examples: int) -> None:
         """Draw cases until one fails and is shrunk, or `examples` of them have held."""
@@ -494,7 +510,7 @@ def _property(run: _Run, examples: int) -> Callable[[], None]:
         if time.monotonic() > run.deadline:
             raise _Stop
         if _violates_while_drawing(run, case):
-            run.deadline = min(run.deadline, time.monotonic() + min(SHRINK_SECONDS, run.settings.explaining.left))
+            run.hurry()
             raise _BrokenError
 
     name = f"{run.check.name}[{run.context.param.id}]"

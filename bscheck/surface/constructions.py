@@ -364,6 +364,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
     "TimeDistributed": [
         _make("TimeDistributed", (4, 3), layer=spec("Dense", units=2, activation="tanh", name="inner")),
         _make("TimeDistributed", (3, 5, 2), layer=spec("Conv1D", filters=2, kernel_size=2, name="inner")),
+        _make("TimeDistributed", (4, 3), call={"masks": {"mask": "entries"}}, layer=spec("Softmax", name="inner")),
     ],
     **{f"ConvLSTM{d}D": _conv_lstm(d) for d in (1, 2, 3)},
     # Convolutions

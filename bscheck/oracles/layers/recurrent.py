@@ -260,8 +260,14 @@ def _merged(mode: str | None, y: Tracked, z: Tracked) -> list[Tracked]:
 
 @defines("TimeDistributed")
 def time_distributed(call: Call) -> Tracked:
-    """TimeDistributed: the layer on every time step."""
-    return stack([call.of(call.get("layer"), call.x[:, t]).outputs[0] for t in range(call.x.shape[1])], 1)
+    """TimeDistributed: the layer on every time step, with that step's mask."""
+    mask = call.mask
+
+    def step(t: int) -> Tracked:
+        masks = {} if mask is None else {"mask": mask[:, t]}
+        return call.of(call.get("layer"), call.x[:, t], masks=masks).outputs[0]
+
+    return stack([step(t) for t in range(call.x.shape[1])], 1)
 
 
 @defines("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
