@@ -6,7 +6,8 @@ factor left out, a function of one thing replaced by that thing), or *swapped* (
 for another). Each change acts *always*, in the *first* update, in every *other* update, where an *option* has not its
 default, or where the *rate* is not that of the update before. The checks of the update rules run at default settings
 on the changed class. What none of them notices is printed with its line and the largest difference that it makes to
-any weight or slot in six float64 updates with each option: a change that makes none beyond rounding is equivalent.
+any weight or slot in six updates with each option, in float64 where the class can: a change that makes none beyond
+rounding is equivalent.
 
     --factor 1.0005             another size
     --only Adam Muon            these classes alone
@@ -55,8 +56,10 @@ NOT_NUMBERS = ("shape", "cast", "convert_to_tensor", "cond", "_get_variable_inde
 KINDS = ("scale", "drop", "swap")
 WHEN = ("always", "first", "other", "option", "rate")
 
-#: Largest difference, as a part of the largest entry, by which rounding alone tells two float64 runs apart.
-ROUNDING = 1e-12
+#: Largest difference, as a part of the largest entry, by which rounding alone tells two runs apart.
+ROUNDING = {"float64": 1e-12, "float32": 1e-5}
+#: Classes that multiply by float32 numbers of their own, and refuse float64 gradients.
+FLOAT32_ONLY = ("Muon",)
 
 
 class Change(ast.NodeTransformer):
@@ -221,8 +224,13 @@ def noticed(names, when, settings):
     return False
 
 
-def trajectories(names):
-    """Return what optimizers hold after each of six updates in float64, for every option of their own and of the base.
+def precision_of(owner):
+    """Return the widest dtype that a class computes in."""
+    return "float32" if owner.__name__ in FLOAT32_ONLY else "float64"
+
+
+def trajectories(names, dtype):
+    """Return what optimizers hold after each of six updates, for every option of their own and of the base.
 
     Updates are made eagerly, from standard normal gradients of a matrix and a vector; the rate falls after the third.
     """
@@ -235,13 +243,13 @@ def trajectories(names):
         for more in options:
             rng = np.random.default_rng(0)
             optimizer = getattr(keras.optimizers, chosen.class_name)(learning_rate=LEARNING_RATE, **more)
-            weights = [keras.Variable(rng.normal(size=shape), dtype="float64") for shape in ((4, 3), (3,))]
+            weights = [keras.Variable(rng.normal(size=shape), dtype=dtype) for shape in ((4, 3), (3,))]
             optimizer.build(weights)
             for update in range(6):
                 if update == 3:
                     optimizer.learning_rate = LEARNING_RATE / 2
-                optimizer.apply([keras.ops.convert_to_tensor(rng.normal(size=w.shape)) for w in weights])
-                found += [np.array(v) for v in (*weights, *optimizer.variables)]
+                optimizer.apply([keras.ops.convert_to_tensor(rng.normal(size=w.shape), dtype) for w in weights])
+                found += [keras.ops.convert_to_numpy(v) for v in (*weights, *optimizer.variables)]
     return found
 
 
@@ -291,6 +299,7 @@ def main():
 
 def try_all(owner, names, kind, when, asked, rng, settings, counts):
     """Make every change of one kind and time, drawn by the sample; count and print."""
+    dtype = precision_of(owner)
     for method in METHODS:
         rates = Rates()
         for text, function in mutants(owner, method, kind, when, asked.factor, rates):
@@ -299,9 +308,9 @@ def try_all(owner, names, kind, when, asked, rng, settings, counts):
             with rates.plant():
                 with mock.patch.object(owner, method, function):
                     seen = noticed(names, when, settings)
-                    changed = [] if seen else trajectories(names)
-                apart = 0.0 if seen else difference(trajectories(names), changed)
-            told = "noticed" if seen else "equivalent" if apart <= ROUNDING else "missed"
+                    changed = [] if seen else trajectories(names, dtype)
+                apart = 0.0 if seen else difference(trajectories(names, dtype), changed)
+            told = "noticed" if seen else "equivalent" if apart <= ROUNDING[dtype] else "missed"
             counts[told] += 1
             if not seen:
                 size = f"{apart:.1e}" if apart else "no difference"
