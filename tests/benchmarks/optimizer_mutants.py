@@ -232,7 +232,8 @@ def precision_of(owner):
 def trajectories(names, dtype):
     """Return what optimizers hold after each of six updates, for every option of their own and of the base.
 
-    Updates are made eagerly, from standard normal gradients of a matrix and a vector; the rate falls after the third.
+    Updates are made eagerly, from standard normal gradients of a matrix and a vector; after the third the rate
+    falls from 1, where what bounds it is seen.
     """
     found = []
     for name in names:
@@ -242,12 +243,12 @@ def trajectories(names, dtype):
         options += [{**chosen.options, **more} for more in BASE_OPTIONS.values()]
         for more in options:
             rng = np.random.default_rng(0)
-            optimizer = getattr(keras.optimizers, chosen.class_name)(learning_rate=LEARNING_RATE, **more)
+            optimizer = getattr(keras.optimizers, chosen.class_name)(learning_rate=1.0, **more)
             weights = [keras.Variable(rng.normal(size=shape), dtype=dtype) for shape in ((4, 3), (3,))]
             optimizer.build(weights)
             for update in range(6):
                 if update == 3:
-                    optimizer.learning_rate = LEARNING_RATE / 2
+                    optimizer.learning_rate = LEARNING_RATE
                 optimizer.apply([keras.ops.convert_to_tensor(rng.normal(size=w.shape), dtype) for w in weights])
                 found += [keras.ops.convert_to_numpy(v) for v in (*weights, *optimizer.variables)]
     return found
