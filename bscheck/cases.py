@@ -854,6 +854,11 @@ class ReplicaCase(Case):
         ``none`` or ``l2``, on the kernel.
     micro_batches : int
         Micro-batches in an update; 1: no accumulation.
+    optimizer : str
+        SGD with ``momentum``; the same with a clipped gradient (``clipnorm``, ``clipvalue``, ``global_clipnorm``), with
+        weights that their moving average replaces after every second update and at the end (``averaged``), or with a
+        scaled loss (``scaled``), also where the last target is infinite, so that its batch makes no update
+        (``overflow``); or ``adam`` with weight decay and a moving average, which training ends with.
     """
 
     examples: int = 8
@@ -862,8 +867,13 @@ class ReplicaCase(Case):
     weights: str = "none"
     penalty: str = "none"
     micro_batches: int = 1
+    optimizer: str = "momentum"
 
-    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"weights": ("none", "unequal"), "penalty": ("none", "l2")}
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "weights": ("none", "unequal"),
+        "penalty": ("none", "l2"),
+        "optimizer": ("momentum", "adam", "clipnorm", "clipvalue", "global_clipnorm", "averaged", "scaled", "overflow"),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -311,16 +311,20 @@ def _corners(context: Context) -> Sequence[Case]:
     if not context.runtime.compiles_per_shape:
         corners += [RecurrenceCase(mode=mode, option=n, updates=3, magnitude="mixed", seed=6) for n in _switches(name)]
         single = RecurrenceCase(mode=mode, option="all", dtype="float32", decay="on", clip="global", ema="overwrite")
-        corners += [replace(single, updates=5, seed=7), RecurrenceCase(mode=mode, dtype="float32", updates=3, seed=8)]
+        corners += [
+            replace(single, rate="changing", updates=5, seed=7),
+            RecurrenceCase(mode=mode, dtype="float32", updates=3, seed=8),
+        ]
         corners += [RecurrenceCase(mode=mode, decay="exclude_bias", clip="norm", ema="on", updates=4, seed=9)]
         corners += [RecurrenceCase(mode=mode, clip="value", updates=2, seed=10)]
         corners += [RecurrenceCase(mode=mode, decay="exclude_listed", updates=2, seed=15)]
         combined = RecurrenceCase(mode=mode, option="all", micro_batches=7)
-        corners += [replace(combined, updates=2, scaled=takes, seed=13)]
-        corners += [RecurrenceCase(mode=mode, rate="changing", updates=4, seed=15)]
+        corners += [replace(combined, rate="changing", updates=2, scaled=takes, seed=13)]
+        corners += [RecurrenceCase(mode=mode, rate="changing", decay="on", ema="on", updates=4, seed=15)]
         if v.class_name not in NOT_IN_BFLOAT16:
             corners += [RecurrenceCase(mode=mode, dtype="bfloat16", start="zero", updates=2, seed=17)]
-        corners += [replace(every, rate="changing", updates=4, seed=16)]
+        changing = replace(every, rate="changing", updates=4, seed=16)
+        corners += [changing, *([replace(changing, part="slots")] if free else [])]
     if free:
         # Its weights are held after the first update on TensorFlow and torch; its slots never are.
         corners += [RecurrenceCase(mode=mode, option="all", earlier=1000, part="slots", seed=11)]

@@ -62,6 +62,7 @@ def _trained(case: ReplicaCase) -> Seen | str:
         weighted=case.weights == "unequal",
         penalty=case.penalty == "l2",
         k=case.micro_batches,
+        optimizer=case.optimizer,
     )
     if "error" in answer:
         return str(answer["error"])
@@ -80,10 +81,9 @@ def _even(case: ReplicaCase) -> bool:
 
 
 def _expected(case: ReplicaCase, devices: int) -> Training:
-    data = draw(case.seed, case.examples, case.weights == "unequal")
-    return train(
-        data, case.batch_size, case.epochs, penalty=case.penalty == "l2", k=case.micro_batches, devices=devices
-    )
+    data = draw(case.seed, case.examples, case.weights == "unequal", case.optimizer == "overflow")
+    options = {"penalty": case.penalty == "l2", "k": case.micro_batches, "optimizer": case.optimizer}
+    return train(data, case.batch_size, case.epochs, devices=devices, **options)
 
 
 def _bound(case: ReplicaCase, seen: Seen, expected: Training) -> float:
@@ -149,8 +149,10 @@ def _ask(case: ReplicaCase) -> Seen | Reading:
 
 
 def update_corners(context: Context) -> Sequence[Case]:
-    """Return the corners of the history, and accumulation."""
-    return [*replica_corners(context), ReplicaCase(micro_batches=2)]
+    """Return the corners of the history, accumulation, and what else an optimizer does; each way to clip is drawn."""
+    names = ("adam", "global_clipnorm", "averaged", "scaled", "overflow")
+    others = [ReplicaCase(optimizer=name, weights="unequal", seed=3) for name in names]
+    return [*replica_corners(context), ReplicaCase(micro_batches=2), *others]
 
 
 def replica_corners(context: Context) -> Sequence[Case]:
@@ -166,7 +168,7 @@ def uneven_corners(context: Context) -> Sequence[Case]:
     return [rich, replace(rich, examples=5, seed=1), ReplicaCase(examples=6, batch_size=3)]
 
 
-def even_cases(context: Context) -> Any:
+def even_cases(context: Context, **fields: Any) -> Any:
     """Draw seeds and sizes whose batches the devices share evenly."""
     from hypothesis import strategies as st
 
@@ -177,7 +179,15 @@ def even_cases(context: Context) -> Any:
         epochs=st.integers(1, 2),
         weights=st.just("unequal"),
         penalty=st.just("l2"),
+        **fields,
     )
+
+
+def update_cases(context: Context) -> Any:
+    """Draw an optimizer too."""
+    from hypothesis import strategies as st
+
+    return even_cases(context, optimizer=st.sampled_from(ReplicaCase.CHOICES["optimizer"]))
 
 
 def uneven_cases(context: Context) -> Any:
@@ -199,13 +209,15 @@ def uneven_cases(context: Context) -> Any:
     claims=("C1", "C4"),
     case=ReplicaCase,
     params=replica_params,
-    cases=even_cases,
+    cases=update_cases,
     corners=update_corners,
     applies=has_strategy,
     examples=(0, 0, 100),
     per_subject=False,
-    catches="gradients that are summed over the devices, or those of one device alone; a penalty counted once a "
-    "device; a tail that is trained on twice or not at all; sample weights that go to the wrong device",
+    catches="gradients that are summed over the devices, or those of one device alone; a penalty, a weight decay, a "
+    "step or a moving average counted once a device; each device's gradient clipped where the whole one should be; a "
+    "gradient that overflows on one device alone; a tail that is trained on twice or not at all; sample weights that "
+    "go to the wrong device",
     formula=FORMULA,
     source="keras.io/guides/distributed_training_with_tensorflow, …_with_jax: synchronous data parallelism 'keeps the "
     "model convergence behavior identical to what you would see for single-device training'",

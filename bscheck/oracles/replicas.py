@@ -2,7 +2,9 @@
 
 Model and loss: ``f(x) = x W + b``, the mean over a batch (and over outputs) of ``w_i (f(x_i) - y_i)**2``, with or
 without ``l2 sum W**2`` (Keras's L2 has no half). Optimizer: ``v <- m v - eta g; w <- w + v`` (Keras's documentation of
-SGD with momentum), g the mean of k micro-batch gradients.
+SGD with momentum), g the mean of k micro-batch gradients; or another one
+of `bscheck.cases.ReplicaCase`: Adam as in Kingma and Ba (2015), section 2, with decoupled weight decay (Loshchilov and
+Hutter 2019).
 
 Several devices each take a part of the batch and average their gradients (keras.io/guides/distributed_training_with_
 tensorflow: synchronous data parallelism). Where all parts have one size, that is the batch's own gradient.
@@ -24,6 +26,12 @@ FEATURES, OUTPUTS = 3, 2
 RATE, MOMENTUM = 2.0**-4, 0.5
 L2 = 2.0**-3
 
+#: Gradients have a norm of about 1: these clips bind.
+CLIP = 2.0**-3
+DECAY, AVERAGED, EVERY = 2.0**-2, 0.5, 2
+#: Of Adam; its epsilon is large so that the sign of a gradient near 0 decides nothing.
+BETA_1, BETA_2, ADAM_EPSILON = 0.75, 0.875, 2.0**-3
+
 #: Batch normalization: what is kept of a moving statistic, and ``epsilon`` as Keras documents it.
 KEPT, EPSILON = 0.75, 1e-3
 
@@ -38,12 +46,14 @@ class Regression:
     start: tuple[Array, Array]
 
 
-def draw(seed: int, examples: int, weighted: bool) -> Regression:
-    """Return examples of a seed; sample weights lie between 1/4 and 4, or are 1."""
+def draw(seed: int, examples: int, weighted: bool, overflow: bool = False) -> Regression:
+    """Return examples of a seed; sample weights lie between 1/4 and 4, or are 1; the last target may be infinite."""
     rng = np.random.default_rng((seed, 0xDA7A))
     x, y = rng.normal(size=(examples, FEATURES)), rng.normal(size=(examples, OUTPUTS))
     w = 2.0 ** rng.uniform(-2, 2, examples) if weighted else np.ones(examples)
     start = rng.normal(size=(FEATURES, OUTPUTS)), rng.normal(size=OUTPUTS)
+    if overflow:
+        y[-1] = np.inf
     return Regression(_single(x), _single(y), _single(w), (_single(start[0]), _single(start[1])))
 
 
@@ -71,14 +81,71 @@ class Training:
     size: float
 
 
-def train(data: Regression, batch_size: int, epochs: int, *, penalty: bool, k: int, devices: int) -> Training:
+class _Optimizer:
+    """An optimizer by its name in `bscheck.cases.ReplicaCase`, and what it keeps between updates."""
+
+    def __init__(self, name: str, weights: Sequence[Array]) -> None:
+        self.name = name
+        self.updates = 0
+        self.first, self.second = ([np.zeros_like(w) for w in weights] for _ in range(2))
+        self.averages = [w.copy() for w in weights]
+
+    def update(self, weights: Sequence[Array], gradients: Sequence[Array]) -> None:
+        """Change the weights in place; nothing happens where a scaled gradient is not finite."""
+        if self.name == "overflow" and not all(np.isfinite(g).all() for g in gradients):
+            return
+        self.updates += 1
+        for i, (w, g) in enumerate(zip(weights, self._clipped(gradients), strict=True)):
+            if self.name == "adam":
+                w -= RATE * DECAY * w + self._adam(i, g)
+            else:
+                self.first[i] = MOMENTUM * self.first[i] - RATE * g
+                w += self.first[i]
+            kept = AVERAGED if self.updates > 1 else 0.0
+            self.averages[i] = kept * self.averages[i] + (1 - kept) * w
+        if self.name == "averaged" and self.updates % EVERY == 0:
+            self.end(weights)
+
+    def end(self, weights: Sequence[Array]) -> None:
+        """Give the weights their averages, if they have any."""
+        if self.name in ("adam", "averaged"):
+            for w, average in zip(weights, self.averages, strict=True):
+                w[...] = average
+
+    def _clipped(self, gradients: Sequence[Array]) -> list[Array]:
+        if self.name == "clipvalue":
+            return [np.clip(g, -CLIP, CLIP) for g in gradients]
+        norms = [float(np.linalg.norm(g)) for g in gradients]
+        if self.name == "global_clipnorm":
+            norms = [float(np.linalg.norm(norms))] * len(norms)
+        if "clip" not in self.name:
+            return list(gradients)
+        return [g * min(1.0, CLIP / norm) if norm else g for g, norm in zip(gradients, norms, strict=True)]
+
+    def _adam(self, i: int, g: Array) -> Array:
+        self.first[i] = BETA_1 * self.first[i] + (1 - BETA_1) * g
+        self.second[i] = BETA_2 * self.second[i] + (1 - BETA_2) * g**2
+        rate = RATE * np.sqrt(1 - BETA_2**self.updates) / (1 - BETA_1**self.updates)
+        return np.asarray(rate * self.first[i] / (np.sqrt(self.second[i]) + ADAM_EPSILON))
+
+
+def train(
+    data: Regression,
+    batch_size: int,
+    epochs: int,
+    *,
+    penalty: bool,
+    k: int,
+    devices: int,
+    optimizer: str = "momentum",
+) -> Training:
     """Return the training of so many epochs, unshuffled.
 
     The history is over examples: ``loss`` (weighted, with the penalty), ``mean_absolute_error`` (unweighted) and
     ``weighted_mean_squared_error`` (divided by the sum of the weights).
     """
     kernel, bias = (a.copy() for a in data.start)
-    slots = [np.zeros_like(kernel), np.zeros_like(bias)]
+    rule = _Optimizer(optimizer, (kernel, bias))
     window: list[list[Array]] = []
     history: dict[str, list[float]] = {"loss": [], "mean_absolute_error": [], "weighted_mean_squared_error": []}
     largest, examples = 1.0, len(data.x)
@@ -93,16 +160,20 @@ def train(data: Regression, batch_size: int, epochs: int, *, penalty: bool, k: i
                 if len(part):
                     sums += _report(data, part, kernel, bias) + np.array([charge * len(part), 0.0, 0.0])
             window.append([np.mean([g[i] for g in gradients], axis=0) for i in range(2)])
-            largest = max(largest, *(float(np.abs(g).max()) for g in window[-1]))
+            largest = max(largest, *(_largest(g) for g in window[-1]))
             if len(window) == k:
-                for i, variable in enumerate((kernel, bias)):
-                    slots[i] = MOMENTUM * slots[i] - RATE * np.mean([g[i] for g in window], axis=0)
-                    variable += slots[i]
+                rule.update((kernel, bias), [np.mean([g[i] for g in window], axis=0) for i in range(2)])
                 window = []
         values = sums / np.array([examples, examples, data.w.sum()])
         for name, value in zip(history, values, strict=True):
             history[name].append(float(value))
-    return Training((kernel, bias), history, max(largest, float(np.abs(kernel).max()), float(np.abs(data.y).max())))
+    rule.end((kernel, bias))
+    return Training((kernel, bias), history, max(largest, _largest(kernel), _largest(data.y)))
+
+
+def _largest(values: Array) -> float:
+    """Return the largest finite size."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
 
 
 def targets(data: Regression) -> Array:

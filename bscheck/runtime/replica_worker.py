@@ -51,12 +51,13 @@ class _Trainer:
         self.dtype = "float32" if keras.backend.backend() == "jax" else "float64"
         keras.config.set_floatx(self.dtype)
         self.keras = keras
-        self.models: dict[tuple[bool, int], Any] = {}
+        self.models: dict[tuple[bool, int, str], Any] = {}
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return weights and history of the requested training."""
-        data = oracle.draw(request["seed"], request["examples"], request["weighted"])
-        model = self._model(request["penalty"], request["k"])
+        overflow = request["optimizer"] == "overflow"
+        data = oracle.draw(request["seed"], request["examples"], request["weighted"], overflow)
+        model = self._model(request["penalty"], request["k"], "scaled" if overflow else request["optimizer"])
         for variable, value in zip(model.trainable_variables, data.start, strict=True):
             variable.assign(value)
         for variable, value in zip(model.optimizer.variables, model.bscheck_initial, strict=True):
@@ -90,15 +91,14 @@ class _Trainer:
         values = {name: np.asarray(keras.ops.convert_to_numpy(v), np.float64).tolist() for name, v in held.items()}
         return {"variables": values, "dtype": self.dtype}
 
-    def _model(self, penalty: bool, k: int) -> Any:
-        if (penalty, k) not in self.models:
+    def _model(self, penalty: bool, k: int, name: str) -> Any:
+        if (penalty, k, name) not in self.models:
             keras = self.keras
             with self.scope():
                 regularizer = keras.regularizers.L2(oracle.L2) if penalty else None
                 layer = keras.layers.Dense(oracle.OUTPUTS, kernel_regularizer=regularizer)
                 model = keras.Sequential([keras.Input((oracle.FEATURES,)), layer])
-                accumulation = {"gradient_accumulation_steps": k} if k > 1 else {}
-                optimizer = keras.optimizers.SGD(oracle.RATE, momentum=oracle.MOMENTUM, **accumulation)
+                optimizer = self._optimizer(name, {"gradient_accumulation_steps": k} if k > 1 else {})
                 model.compile(
                     optimizer,
                     loss="mean_squared_error",
@@ -108,8 +108,20 @@ class _Trainer:
                 optimizer.build(model.trainable_variables)
             initial = [np.array(keras.ops.convert_to_numpy(v)) for v in optimizer.variables]
             object.__setattr__(model, "bscheck_initial", initial)
-            self.models[penalty, k] = model
-        return self.models[penalty, k]
+            self.models[penalty, k, name] = model
+        return self.models[penalty, k, name]
+
+    def _optimizer(self, name: str, options: dict[str, Any]) -> Any:
+        optimizers, averages = self.keras.optimizers, {"use_ema": True, "ema_momentum": oracle.AVERAGED}
+        if name == "adam":
+            betas = {"beta_1": oracle.BETA_1, "beta_2": oracle.BETA_2, "epsilon": oracle.ADAM_EPSILON}
+            return optimizers.Adam(oracle.RATE, weight_decay=oracle.DECAY, **betas, **averages, **options)
+        if "clip" in name:
+            options = {**options, name: oracle.CLIP}
+        if name == "averaged":
+            options = {**options, **averages, "ema_overwrite_frequency": oracle.EVERY}
+        optimizer = optimizers.SGD(oracle.RATE, momentum=oracle.MOMENTUM, **options)
+        return optimizers.LossScaleOptimizer(optimizer) if name == "scaled" else optimizer
 
 
 def _devices() -> Any:

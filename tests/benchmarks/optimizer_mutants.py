@@ -58,8 +58,8 @@ WHEN = ("always", "first", "other", "option", "rate")
 
 #: Largest difference, as a part of the largest entry, by which rounding alone tells two runs apart.
 ROUNDING = {"float64": 1e-12, "float32": 1e-5}
-#: Classes that multiply by float32 numbers of their own, and refuse float64 gradients.
-FLOAT32_ONLY = ("Muon",)
+#: Classes that compute with float32 numbers of their own, and refuse float64 gradients.
+FLOAT32_ONLY = ("Muon", "ScheduleFreeAdamW")
 
 
 class Change(ast.NodeTransformer):

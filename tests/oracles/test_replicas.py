@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bscheck.oracles.replicas import L2, MOMENTUM, RATE, draw, parts_of, train
+from bscheck.oracles.replicas import ADAM_EPSILON, AVERAGED, CLIP, DECAY, L2, MOMENTUM, RATE, draw, parts_of, train
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,58 @@ def test_devices_that_share_evenly_make_no_difference_and_uneven_ones_do():
     np.testing.assert_allclose(one, two, rtol=1e-13)
     np.testing.assert_allclose(one, three, rtol=1e-13)
     assert not np.allclose(one, four)
+
+
+def one_update(name: str, **options):
+    """Return how far one update of a batch moves each variable, and the data."""
+    data = draw(3, 4, weighted=False)
+    end = train(data, 4, 1, penalty=False, k=1, devices=1, optimizer=name, **options)
+    return data, [b - a for a, b in zip(data.start, end.weights, strict=True)]
+
+
+def test_clipped_gradients_are_as_long_as_the_clip_and_point_where_the_gradient_does():
+    _, plain = one_update("momentum")
+    _, each = one_update("clipnorm")
+    _, both = one_update("global_clipnorm")
+    _, values = one_update("clipvalue")
+    for moved, free in zip(each, plain, strict=True):
+        assert np.linalg.norm(moved) == pytest.approx(RATE * CLIP, rel=1e-12)
+        np.testing.assert_allclose(moved / np.linalg.norm(moved), free / np.linalg.norm(free), rtol=1e-12)
+    assert np.hypot(*map(np.linalg.norm, both)) == pytest.approx(RATE * CLIP, rel=1e-12)
+    assert max(np.abs(moved).max() for moved in values) == pytest.approx(RATE * CLIP, rel=1e-12)
+
+
+def test_the_first_update_of_adam_is_the_gradient_over_its_size_plus_epsilon_after_the_decay():
+    data, plain = one_update("momentum")
+    _, seen = one_update("adam")
+    for start, free, moved in zip(data.start, plain, seen, strict=True):
+        g = -free / RATE
+        # Kingma and Ba (2015): m-hat = g and v-hat = g^2; epsilon stands beside sqrt(v), which is sqrt(1/8) |g|.
+        step = RATE * g / (np.abs(g) + ADAM_EPSILON / np.sqrt(1 - 0.875))
+        np.testing.assert_allclose(moved, -step - RATE * DECAY * start, rtol=1e-12)
+
+
+def test_weights_are_replaced_by_their_average_after_two_updates():
+    data = draw(3, 8, weighted=False)
+    one = train(data, 4, 1, penalty=False, k=2, devices=1, optimizer="averaged").weights[0]
+    first = train(draw(3, 8, weighted=False), 8, 1, penalty=False, k=1, devices=1).weights[0]
+    np.testing.assert_allclose(one, first, rtol=1e-13)  # the first average is the weights
+    plain = train(data, 4, 1, penalty=False, k=1, devices=1).weights[0]
+    single = train(head(data, 4), 4, 1, penalty=False, k=1, devices=1).weights[0]
+    seen = train(data, 4, 1, penalty=False, k=1, devices=1, optimizer="averaged").weights[0]
+    np.testing.assert_allclose(seen, AVERAGED * single + (1 - AVERAGED) * plain, rtol=1e-13)
+
+
+def head(data, examples):
+    """Return the first examples alone."""
+    return type(data)(data.x[:examples], data.y[:examples], data.w[:examples], data.start)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_batch_that_overflows_makes_no_update(devices):
+    data = draw(3, 8, weighted=False, overflow=True)
+    assert np.isinf(data.y[-1]).all()
+    seen = train(data, 4, 1, penalty=True, k=1, devices=devices, optimizer="overflow")
+    first = train(head(data, 4), 4, 1, penalty=True, k=1, devices=devices)
+    np.testing.assert_allclose(seen.weights[0], first.weights[0], rtol=1e-13)
+    assert np.isfinite(seen.size)

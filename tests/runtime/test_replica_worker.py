@@ -9,7 +9,8 @@ from bscheck.checks import replicas as checks
 from bscheck.checks.replicas import updates_reading
 from bscheck.runtime.replicas import Worker, WorkerError
 
-REQUEST = {"seed": 0, "examples": 2, "batch_size": 2, "epochs": 1, "weighted": False, "penalty": False, "k": 1}
+REQUEST = {"seed": 0, "examples": 2, "batch_size": 2, "epochs": 1, "weighted": False, "penalty": False, "k": 1,
+           "optimizer": "momentum"}  # fmt: skip
 
 
 def test_a_process_that_does_not_answer_is_ended_and_not_waited_for_again():
