@@ -65,7 +65,8 @@ def _cases(context: Context) -> Any:
     examples=(0, 0, 100),
     per_subject=False,
     catches="a member that is given another's variables or gradients, whose global norm spans more than its own "
-    "variables, whose window opens or closes with another's, or that never sees the loss unscaled",
+    "variables, whose window opens or closes with another's, that never sees the loss unscaled, or whose averages do "
+    "not take over at the end; updates that are counted once a member",
     formula=FORMULA + "; here: each member's variables by the same optimizer alone, accumulation included",
     source="https://keras.io/api/optimizers/ MultiOptimizer: 'delegates variables to different optimizers', which "
     "'overrides the loss_scale_factor passed to the sub-optimizers'",
@@ -89,8 +90,25 @@ def member_updates_its_own_variables_as_alone(context: Context, case: MemberCase
         reading = compare_states(_sorted(state_of(run)), _joined(own, other), before, j + 1, UNIT_ROUNDOFF[case.dtype])
         readings.append(replace(reading, seen=reading.seen.replace("after update", "after micro-batch")))
         if not reading.holds:
-            break
-    return worst(readings)
+            return worst(readings)
+    return worst([*readings, *_ended(case, run, own, other)])
+
+
+def _ended(case: MemberCase, run: Rig, own: Rig, other: Rig) -> list[Reading]:
+    """Hold what training ends with: the number of updates, and the averages in the place of the weights."""
+    readings = []
+    if case.micro_batches == case.other == 1:
+        seen = f"after {case.updates} updates MultiOptimizer says that it has made {run.told()}"
+        readings.append(Reading(0.0 if run.told() == case.updates else np.inf, "iterations", seen, f"{case.updates}"))
+    if case.ema != "none":
+        before = _joined(own, other)
+        for rig in (run, own, other):
+            rig.finalize()
+        unit = UNIT_ROUNDOFF[case.dtype]
+        ended = compare_states(_sorted(state_of(run)), _joined(own, other), before, case.updates, unit)
+        told = ended.seen.replace("after update", "finalize_variable_values after update")
+        readings.append(replace(ended, seen=told))
+    return readings
 
 
 def _tensors(case: MemberCase, salt: int) -> dict[str, Array]:
