@@ -1188,3 +1188,24 @@ class AverageCase(Case):
     mode: str = "graph"
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwapCase(Case):
+    """Averages that stand in for the weights by ``SwapEMAWeights``.
+
+    Attributes
+    ----------
+    path : str
+        ``evaluate`` or ``predict``, once; ``fit`` with validation; or ``epoch``, the same with ``swap_on_epoch``.
+    batch_size, batches, epochs : int
+        Examples in a batch, batches in an epoch, and epochs of training.
+    """
+
+    path: str = "evaluate"
+    batch_size: int = 2
+    batches: int = 2
+    epochs: int = 1
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"path": ("evaluate", "predict", "fit", "epoch"), "mode": MODES}

@@ -47,6 +47,7 @@ FAMILIES = {
         "bscheck.checks.compiled_metrics",
         "bscheck.checks.coverage",
         "bscheck.checks.paths",
+        "bscheck.checks.averages",
         "bscheck.checks.layers",
         "bscheck.checks.layer_masks",
         "bscheck.checks.mask_passing",

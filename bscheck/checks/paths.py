@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import AverageCase, InferenceCase, seeds
+from bscheck.cases import InferenceCase, seeds
 from bscheck.checks import Param, check
 from bscheck.checks.context import (
     Context,
@@ -106,10 +106,10 @@ def fit_leaves_the_state_of_train_on_batch(context: Context, case: InferenceCase
         before = learner.state()
         learner.learn((x, y, w), case.batch_size, source)
         ends.append(learner.state())
-    return _compare(case.source, before, *ends)
+    return compare(case.source, before, *ends)
 
 
-def _compare(source: str, before: dict[str, Array], seen: dict[str, Array], expected: dict[str, Array]) -> Reading:
+def compare(source: str, before: dict[str, Array], seen: dict[str, Array], expected: dict[str, Array]) -> Reading:
     readings = []
     for name, want in expected.items():
         moved = rms(want - before[name])
@@ -128,70 +128,3 @@ def _compare(source: str, before: dict[str, Array], seen: dict[str, Array], expe
             )
         )
     return worst(readings)
-
-
-# Moving averages ---------------------------------------------------------------------------------------
-
-#: Share of a moving average that stays at each update: small enough that a replacement shows.
-KEPT = 0.5
-
-
-@cached_in_process
-def _averaging(bench: Bench, mode: str, every: int) -> Learner:
-    return Learner(bench, mode, use_ema=True, ema_momentum=KEPT, ema_overwrite_frequency=every or None)
-
-
-def average_corners(context: Context) -> Sequence[AverageCase]:
-    """Return one epoch and three, the averages taking over at the end, or every two updates too."""
-    plain = AverageCase(mode=context.runtime.modes[0])
-    longer = replace(plain, batches=3, epochs=3, seed=1)
-    return (plain, longer, replace(longer, every=2, seed=2))
-
-
-def average_cases(context: Context) -> Any:
-    """Draw epochs and batches."""
-    from hypothesis import strategies as st
-
-    return st.builds(
-        AverageCase,
-        seed=seeds(),
-        batch_size=st.just(2),
-        batches=st.integers(1, 3),
-        epochs=st.integers(1, 3),
-        every=st.sampled_from([0, 2]),
-        mode=st.just(context.runtime.modes[0]),
-    )
-
-
-@check(
-    family="independence",
-    claims=("C14", "C9"),
-    case=AverageCase,
-    params=lambda: [Param.of(subject="dense")],
-    cases=average_cases,
-    corners=average_corners,
-    examples=(0, 0, 100),
-    per_subject=False,
-    catches="moving averages that replace the weights after an epoch instead of after the last one, or never, or at "
-    "another update than ema_overwrite_frequency says",
-    formula="float64, each variable of model and optimizer: rms(a-b) <= 1e-10 (rms(b) + rms(b - start)); b: "
-    "train_on_batch on the same batches, then finalize_variable_values()",
-    source="keras.io/api/optimizers: ema_overwrite_frequency, 'if None, … you need to explicitly overwrite the "
-    "variables at the end of training by calling optimizer.finalize_variable_values() … When using the built-in fit() "
-    "training loop, this happens automatically after the last epoch'",
-    example="fit from arrays leaves dense/kernel[0,1] off by 0.004: 0.2 of what training moved",
-)
-def fit_ends_with_the_moving_averages(context: Context, case: AverageCase) -> Reading:
-    """Averages of the weights take their place after the last epoch of ``fit``, and not before."""
-    bench = context.bench("float64")
-    batch = context.subject.draw(case.seed, case.batch_size * case.batches)
-    learner = _averaging(bench, case.mode, case.every)
-    ends = []
-    for source in ("arrays", "on_batch"):
-        learner.reset(draw_weights(bench, case.seed, "usual"))
-        before = learner.state()
-        learner.learn(batch, case.batch_size, source, case.epochs)
-        if source == "on_batch":
-            learner.finalize()
-        ends.append(learner.state())
-    return _compare("arrays", before, *ends)

@@ -82,8 +82,15 @@ def _even(case: ReplicaCase) -> bool:
 
 def _expected(case: ReplicaCase, devices: int) -> Training:
     data = draw(case.seed, case.examples, case.weights == "unequal", case.optimizer == "overflow")
-    options = {"penalty": case.penalty == "l2", "k": case.micro_batches, "optimizer": case.optimizer}
-    return train(data, case.batch_size, case.epochs, devices=devices, **options)
+    return train(
+        data,
+        case.batch_size,
+        case.epochs,
+        penalty=case.penalty == "l2",
+        k=case.micro_batches,
+        devices=devices,
+        optimizer=case.optimizer,
+    )
 
 
 def _bound(case: ReplicaCase, seen: Seen, expected: Training) -> float:

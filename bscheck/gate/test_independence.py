@@ -35,6 +35,7 @@ weighted_metrics_of_masked_steps_are_exact = promise("weighted_metrics_of_masked
 every_source_trains_on_each_example_once_per_epoch = promise("every_source_trains_on_each_example_once_per_epoch")
 fit_leaves_the_state_of_train_on_batch = promise("fit_leaves_the_state_of_train_on_batch")
 fit_ends_with_the_moving_averages = promise("fit_ends_with_the_moving_averages")
+averages_stand_in_for_the_weights_and_are_handed_back = promise("averages_stand_in_for_the_weights_and_are_handed_back")
 every_epoch_is_shuffled_anew = promise("every_epoch_is_shuffled_anew")
 layer_output_of_an_example_is_its_own = promise("layer_output_of_an_example_is_its_own")
 unknown_lengths_change_nothing = promise("unknown_lengths_change_nothing")
