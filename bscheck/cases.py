@@ -842,7 +842,7 @@ class WindowCase(Case):
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaCase(Case):
-    """Training of a linear regression on two devices, in float64.
+    """A linear regression on two devices, in float64: its training, or what it answers.
 
     Attributes
     ----------
@@ -859,6 +859,8 @@ class ReplicaCase(Case):
         weights that their moving average replaces after every second update and at the end (``averaged``), or with a
         scaled loss (``scaled``), also where the last target is infinite, so that its batch makes no update
         (``overflow``); or ``adam`` with weight decay and a moving average, which training ends with.
+    path : str
+        ``fit``; or ``evaluate``, ``predict`` or ``predict_on_batch`` with the first weights.
     """
 
     examples: int = 8
@@ -868,8 +870,10 @@ class ReplicaCase(Case):
     penalty: str = "none"
     micro_batches: int = 1
     optimizer: str = "momentum"
+    path: str = "fit"
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "path": ("fit", "evaluate", "predict", "predict_on_batch"),
         "weights": ("none", "unequal"),
         "penalty": ("none", "l2"),
         "optimizer": ("momentum", "adam", "clipnorm", "clipvalue", "global_clipnorm", "averaged", "scaled", "overflow"),

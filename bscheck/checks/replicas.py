@@ -1,4 +1,4 @@
-"""Accumulation, last part: data parallel training on two devices is training on one."""
+"""Data parallel work on two devices is the work of one: training, evaluation, prediction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from bscheck.cases import Case, ReplicaCase, seeds
 from bscheck.checks import Param, check
 from bscheck.checks.context import Context, cached_in_process, first_reason, require
-from bscheck.oracles.replicas import DEVICES, Training, draw, normalized, train
+from bscheck.oracles.replicas import DEVICES, Training, draw, evaluated, normalized, predicted, train
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime import current
 from bscheck.runtime.replicas import STRATEGIES, Worker, WorkerError
@@ -51,10 +51,8 @@ def _worker() -> Worker:
     return Worker()
 
 
-@cached_in_process
-def _trained(case: ReplicaCase) -> Seen | str:
-    """Return the training that Keras did on two devices, or the error it raised."""
-    answer = _worker().ask(
+def _answer(case: ReplicaCase) -> Mapping[str, Any]:
+    return _worker().ask(
         seed=case.seed,
         examples=case.examples,
         batch_size=case.batch_size,
@@ -63,7 +61,14 @@ def _trained(case: ReplicaCase) -> Seen | str:
         penalty=case.penalty == "l2",
         k=case.micro_batches,
         optimizer=case.optimizer,
+        path=case.path,
     )
+
+
+@cached_in_process
+def _trained(case: ReplicaCase) -> Seen | str:
+    """Return the training that Keras did on two devices, or the error it raised."""
+    answer = _answer(case)
     if "error" in answer:
         return str(answer["error"])
     kernel, bias = (np.asarray(w) for w in answer["weights"])
@@ -295,6 +300,86 @@ def _refused(case: ReplicaCase) -> Reading:
         return Reading(0.0)
     text = f"Keras raised {seen}" if isinstance(seen, str) else "a batch that cannot be shared evenly was trained on"
     return Reading(np.inf, seen=text, allowed="an error that says that the batch is not divisible")
+
+
+# Answers -----------------------------------------------------------------------------------------------
+
+
+def answer_corners(context: Context) -> Sequence[Case]:
+    """Return batches with an even tail and, where devices may share unevenly, with one that leaves a device idle."""
+    tails = (6,) if context.param.get("strategy") == "DataParallel" else (6, 5)
+    asked = [("evaluate", n) for n in tails] + [("predict", n) for n in tails] + [("predict_on_batch", 4)]
+    return [ReplicaCase(path=path, examples=n, weights="unequal", seed=i) for i, (path, n) in enumerate(asked)]
+
+
+def answer_cases(context: Context) -> Any:
+    """Draw what is asked, and sizes."""
+    from hypothesis import strategies as st
+
+    even = context.param.get("strategy") == "DataParallel"
+    return st.builds(
+        ReplicaCase,
+        seed=seeds(),
+        path=st.sampled_from(ReplicaCase.CHOICES["path"][1:]),
+        examples=st.integers(1, 6).map(lambda n: 2 * n) if even else st.integers(2, 12),
+        batch_size=st.sampled_from([2, 4]),
+        weights=st.sampled_from(ReplicaCase.CHOICES["weights"]),
+    )
+
+
+@check(
+    family="independence",
+    claims=("C8", "C13"),
+    case=ReplicaCase,
+    params=replica_params,
+    cases=answer_cases,
+    corners=answer_corners,
+    applies=has_strategy,
+    examples=(0, 0, 100),
+    per_subject=False,
+    catches="predictions that are repeated, lost or out of order because several devices made them, and losses or "
+    "metrics that weigh the devices instead of the examples",
+    formula="elementwise, |seen - expected| <= 64 u size in float64 (float32 on JAX), size as in `train`; of losses "
+    "and metrics times size once more, for squares",
+    source="keras.io/guides/distributed_training_with_tensorflow: 'fit', 'evaluate' and 'predict' work as usual within "
+    "the strategy's scope",
+    example="predict_on_batch returns (8, 2) for 4 examples",
+)
+def replicas_answer_as_one_device(context: Context, case: ReplicaCase) -> Reading:
+    """On two devices predictions and evaluations are those of one."""
+    require(case.path != "fit", "training has promises of its own")
+    try:
+        answer = _answer(case)
+    except WorkerError as error:
+        return Reading(np.inf, seen=str(error), allowed="an answer")
+    if "error" in answer:
+        return Reading(np.inf, seen=f"Keras raised {answer['error']}", allowed="no error")
+    data = draw(case.seed, case.examples, case.weights == "unequal")
+    size = max(1.0, *(float(np.abs(a).max()) for a in (data.y, *data.start, predicted(data))))
+    bound = 64 * UNIT_ROUNDOFF[answer["dtype"]] * size
+    if case.path != "evaluate":
+        return _predictions(case, np.asarray(answer["predicted"]), predicted(data), bound)
+    readings = []
+    for name, e in evaluated(data).items():
+        s = answer["evaluated"].get(name, np.nan)
+        share = abs(s - e) / (bound * size)
+        text = f"evaluate on {DEVICES} devices gives {name} = {s:.9g}; over the examples it is {e:.9g}"
+        readings.append(
+            Reading(share if np.isfinite(share) else np.inf, name, text, f"{bound * size:.1g} more or less")
+        )
+    return worst(readings)
+
+
+def _predictions(case: ReplicaCase, seen: Array, expected: Array, bound: float) -> Reading:
+    """Hold rows against rows."""
+    if seen.shape != expected.shape:
+        text = f"{case.path} returns {seen.shape} for {case.examples} examples on {DEVICES} devices"
+        return Reading(np.inf, "shape", text, str(expected.shape))
+    off = np.abs(seen - expected)
+    row = int(np.argmax(off.max(axis=1)))
+    text = f"{case.path} on {DEVICES} devices is off by {off.max():.2g} in row {row}"
+    share = float(off.max()) / bound
+    return Reading(share if np.isfinite(share) else np.inf, f"row {row}", text, f"{bound:.1g}")
 
 
 # Batch statistics --------------------------------------------------------------------------------------

@@ -171,6 +171,26 @@ def train(
     return Training((kernel, bias), history, max(largest, _largest(kernel), _largest(data.y)))
 
 
+def predicted(data: Regression) -> Array:
+    """Return the outputs for every example, by the first weights."""
+    return np.asarray(data.x @ data.start[0] + data.start[1])
+
+
+def evaluated(data: Regression) -> dict[str, float]:
+    """Return the loss and metrics over the examples, by the first weights and without a penalty; names as in `train`.
+
+    Keras divides the loss by the number of examples, a weighted metric by the sum of the weights.
+    """
+    error = predicted(data) - data.y
+    squares = float(data.w @ np.mean(error**2, axis=1))
+    absolute = float(np.mean(np.abs(error)))
+    return {
+        "loss": squares / len(data.x),
+        "mean_absolute_error": absolute,
+        "weighted_mean_squared_error": squares / float(data.w.sum()),
+    }
+
+
 def _largest(values: Array) -> float:
     """Return the largest finite size."""
     return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))

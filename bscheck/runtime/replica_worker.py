@@ -33,7 +33,7 @@ def main() -> None:
     for line in sys.stdin:
         try:
             request = json.loads(line)
-            answer = trainer.normalize(request) if request.pop("normalize", False) else trainer.train(request)
+            answer = trainer.answer(request)
         except Exception as error:
             answer = {"error": one_line(error)}
         answers.write(MARK + json.dumps(answer) + "\n")
@@ -52,6 +52,28 @@ class _Trainer:
         keras.config.set_floatx(self.dtype)
         self.keras = keras
         self.models: dict[tuple[bool, int, str], Any] = {}
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return what a request of `bscheck.checks.replicas` is answered with."""
+        if request.pop("normalize", False):
+            return self.normalize(request)
+        return self.train(request) if request["path"] == "fit" else self.tell(request)
+
+    def tell(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the evaluation of a model by its first weights, or its predictions."""
+        data = oracle.draw(request["seed"], request["examples"], request["weighted"])
+        model = self._model(False, 1, "momentum")
+        for variable, value in zip(model.trainable_variables, data.start, strict=True):
+            variable.assign(value)
+        x, y, w = (a.astype(self.dtype) for a in (data.x, data.y, data.w))
+        if request["path"] == "evaluate":
+            seen = model.evaluate(x, y, sample_weight=w, batch_size=request["batch_size"], verbose=0, return_dict=True)
+            return {"evaluated": {name: float(v) for name, v in seen.items()}, "dtype": self.dtype}
+        if request["path"] == "predict":
+            seen = model.predict(x, batch_size=request["batch_size"], verbose=0)
+        else:
+            seen = model.predict_on_batch(x)
+        return {"predicted": np.asarray(seen, np.float64).tolist(), "dtype": self.dtype}
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return weights and history of the requested training."""

@@ -125,6 +125,7 @@ WITHOUT_A_PROGRAM = {
     "several devices, which a process has to set up first": {
         "replicas_make_the_updates_of_one_device", "replicas_report_the_history_of_one_device",
         "uneven_batch_averages_its_devices_equally", "synchronized_batch_statistics_are_those_of_the_whole_batch",
+        "replicas_answer_as_one_device",
     },
     "a step, a twin or a bound that the case makes": {
         "steps_of_ones_own_make_the_updates_of_fit", "accumulator_errs_no_more_than_its_precision",

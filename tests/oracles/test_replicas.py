@@ -3,7 +3,20 @@
 import numpy as np
 import pytest
 
-from bscheck.oracles.replicas import ADAM_EPSILON, AVERAGED, CLIP, DECAY, L2, MOMENTUM, RATE, draw, parts_of, train
+from bscheck.oracles.replicas import (
+    ADAM_EPSILON,
+    AVERAGED,
+    CLIP,
+    DECAY,
+    L2,
+    MOMENTUM,
+    RATE,
+    draw,
+    evaluated,
+    parts_of,
+    predicted,
+    train,
+)
 
 
 @pytest.mark.parametrize(
@@ -107,3 +120,10 @@ def test_a_batch_that_overflows_makes_no_update(devices):
     first = train(head(data, 4), 4, 1, penalty=True, k=1, devices=devices)
     np.testing.assert_allclose(seen.weights[0], first.weights[0], rtol=1e-13)
     assert np.isfinite(seen.size)
+
+
+def test_answers_are_those_of_the_first_report_of_a_training():
+    data = draw(5, 6, weighted=True)
+    first = {name: values[0] for name, values in train(data, 6, 1, penalty=False, k=1, devices=1).history.items()}
+    assert evaluated(data) == pytest.approx(first, rel=1e-13)
+    assert predicted(data)[4] == pytest.approx(data.x[4] @ data.start[0] + data.start[1])
