@@ -774,6 +774,25 @@ class RegularizerCase(Case):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConstraintCase(Case):
+    """A weight constraint called on weights of shape (4, 3, 2).
+
+    Attributes
+    ----------
+    option : int
+        Which of `bscheck.surface.penalties.CONSTRAINT_OPTIONS`.
+    scale : str
+        ``usual`` (standard normal weights), or ``zero``: those of the last unit are 0.
+    """
+
+    option: int = 0
+    scale: str = "usual"
+    dtype: str = "float64"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {"scale": ("usual", "zero"), "dtype": ("float32", "float64")}
+
+
+@dataclass(frozen=True, kw_only=True)
 class StreamCase(Case):
     """Examples that ``fit`` takes from one source; the source is the parameter's.
 

@@ -32,6 +32,7 @@ FAMILIES = {
         "bscheck.checks.schedules",
         "bscheck.checks.losses",
         "bscheck.checks.penalties",
+        "bscheck.checks.constraints",
         "bscheck.checks.windows",
         "bscheck.checks.replicas",
         "bscheck.checks.layer_gradients",

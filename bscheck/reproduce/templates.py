@@ -47,6 +47,7 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "loss_of_a_batch_is_the_combination_of_its_parts": values.loss,
     "loss_of_a_tiny_batch_is_finite": values.loss,
     "regularizer_equals_its_formula": values.regularizer,
+    "constraint_equals_its_formula": values.constraint,
     "class_weight_weighs_each_example": values.class_weight,
     "penalties_count_once_whatever_the_batch_size": values.penalty,
     "layer_takes_tiny_batches": layers.tiny_batch,

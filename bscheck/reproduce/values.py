@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import GradientCase, InferenceCase, LossCase, MetricCase, RegularizerCase, ScheduleCase
+from bscheck.cases import (
+    ConstraintCase,
+    GradientCase,
+    InferenceCase,
+    LossCase,
+    MetricCase,
+    RegularizerCase,
+    ScheduleCase,
+)
 from bscheck.checks import Check
 from bscheck.checks.context import Context, draw_sample_weights, random
 from bscheck.reproduce import NoScript
@@ -271,6 +279,28 @@ w = {array(w)}
 {_BY_DEFINITION}
 EXPECTED = {value!r}
 seen = keras.regularizers.{name}({options(given)})(keras.ops.convert_to_tensor(w))
+compare("{name}", keras.ops.convert_to_numpy(seen), EXPECTED, {bound!r})
+"""
+    return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))
+
+
+def constraint(check: Check, context: Context, case: ConstraintCase, reading: Reading) -> str:
+    """A constraint called on weights."""
+    from bscheck.checks.constraints import allowed, weights_of
+    from bscheck.oracles.constraints import CONSTRAINTS
+    from bscheck.surface.penalties import CONSTRAINT_OPTIONS
+
+    name = context.param.get("constraint")
+    given = CONSTRAINT_OPTIONS[name][case.option]
+    w = weights_of(case)
+    exact = w.astype(np.float64)
+    expected = CONSTRAINTS[name](exact, **given)
+    bound = float(np.max(np.abs(expected) * allowed(exact, given, case.dtype)))
+    body = f"""
+w = {array(w)}
+{_BY_DEFINITION}
+EXPECTED = {array(expected)}
+seen = keras.constraints.{name}({options(given)})(keras.ops.convert_to_tensor(w))
 compare("{name}", keras.ops.convert_to_numpy(seen), EXPECTED, {bound!r})
 """
     return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))

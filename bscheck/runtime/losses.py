@@ -71,6 +71,12 @@ def numbers(value: Any) -> Array:
     return np.asarray(keras.ops.convert_to_numpy(value)).astype(np.float64)
 
 
+def constrained(make: Callable[[], Any], w: Array, dtype: str) -> Array:
+    """Return what a constraint makes of weights, float64."""
+    with scope(dtype):
+        return numbers(make()(keras_module().ops.convert_to_tensor(w)))
+
+
 def regularizer_gradient(make: Callable[[], Any], w: Array, dtype: str) -> tuple[Array, Array]:
     """Return the value of a regularizer and its gradient, both float64."""
     with scope(dtype):

@@ -27,6 +27,19 @@ REGULARIZER_OPTIONS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "OrthogonalRegularizer": ({"factor": 2.0**-3, "mode": "rows"}, {"factor": 2.0**-3, "mode": "columns"}),
 }
 
+#: Options of each constraint; standard normal weights of shape (4, 3, 2) have norms of about 2 along the first axis.
+CONSTRAINT_OPTIONS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
+    "MaxNorm": ({}, {"max_value": 0.5, "axis": [0, 1]}, {"max_value": 1.5, "axis": 1}, {"max_value": 50.0}),
+    "MinMaxNorm": (
+        {},
+        {"min_value": 3.5, "max_value": 4.0},
+        {"min_value": 1.0, "max_value": 1.5, "rate": 0.25, "axis": [0, 1]},
+        {"min_value": 0.5, "max_value": 50.0, "axis": 1},
+    ),
+    "NonNeg": ({},),
+    "UnitNorm": ({}, {"axis": 1}, {"axis": [0, 1]}),
+}
+
 #: Kinds of penalties; ``shared``: of a model inside the model that is called twice, by one regularizer of two weights.
 PENALTIES = ("weights", "activity", "add_loss", "all", "shared")
 
@@ -34,13 +47,21 @@ PENALTIES = ("weights", "activity", "add_loss", "all", "shared")
 @functools.cache
 def regularizers() -> tuple[str, ...]:
     """Return the name of every regularizer class that the installed Keras exports, its aliases left out."""
-    exported = keras_module().regularizers
+    return _classes(keras_module().regularizers, "Regularizer")
+
+
+def constraints() -> tuple[str, ...]:
+    """Return the name of every constraint class that the installed Keras exports, its aliases left out."""
+    return _classes(keras_module().constraints, "Constraint")
+
+
+def _classes(exported: Any, base: str) -> tuple[str, ...]:
     return tuple(
         name
         for name in sorted(dir(exported))
         if inspect.isclass(getattr(exported, name))
-        and issubclass(getattr(exported, name), exported.Regularizer)
-        and getattr(exported, name) is not exported.Regularizer
+        and issubclass(getattr(exported, name), getattr(exported, base))
+        and getattr(exported, name) is not getattr(exported, base)
         and getattr(exported, name).__name__ == name
     )
 
@@ -48,6 +69,11 @@ def regularizers() -> tuple[str, ...]:
 def make_regularizer(name: str, option: int) -> Any:
     """Return a regularizer with one of its choices of options."""
     return getattr(keras_module().regularizers, name)(**REGULARIZER_OPTIONS[name][option])
+
+
+def make_constraint(name: str, option: int) -> Any:
+    """Return a constraint with one of its choices of options."""
+    return getattr(keras_module().constraints, name)(**CONSTRAINT_OPTIONS[name][option])
 
 
 def penalized(kind: str) -> Any:

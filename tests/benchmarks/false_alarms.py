@@ -52,6 +52,7 @@ CHEAP = (
     "loss_over_a_batch_follows_its_formula",
     "loss_of_a_tiny_batch_is_finite",
     "regularizer_equals_its_formula",
+    "constraint_equals_its_formula",
     "metrics_equal_their_definition",
     "sample_weights_count_examples",
     "masked_labels_do_not_count",

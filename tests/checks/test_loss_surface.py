@@ -11,6 +11,7 @@ import pytest
 from bscheck.cases import LossCase
 from bscheck.checks import Param, get_check
 from bscheck.checks.context import Context
+from bscheck.oracles.constraints import CONSTRAINTS
 from bscheck.oracles.losses import ROWS
 from bscheck.oracles.penalties import REGULARIZERS
 from bscheck.surface import losses, penalties
@@ -49,6 +50,12 @@ def test_variants_are_choices_of_a_case():
 def test_every_regularizer_can_be_made(name):
     assert name in penalties.REGULARIZER_OPTIONS, f"give options of {name} in bscheck.surface.penalties"
     assert name in REGULARIZERS, f"write the formula of {name} in bscheck.oracles.penalties"
+
+
+@pytest.mark.parametrize("name", penalties.constraints())
+def test_every_constraint_can_be_made(name):
+    assert name in penalties.CONSTRAINT_OPTIONS, f"give options of {name} in bscheck.surface.penalties"
+    assert name in CONSTRAINTS, f"write the formula of {name} in bscheck.oracles.constraints"
 
 
 def test_a_loss_of_tomorrow_is_not_applicable():
