@@ -186,18 +186,22 @@ class MatchingCase(Case):
         ``built`` or ``reversed``.
     missing : str
         The variable that gets no gradient: ``none``, ``first`` or ``last``.
+    inside : str
+        What the optimizer stands in: ``none``, ``LossScaleOptimizer`` (with a scale of 1) or ``MultiOptimizer``, which
+        has no other.
     """
 
     micro_batches: int = 2
     updates: int = 2
     order: str = "built"
     missing: str = "none"
+    inside: str = "none"
     mode: str = "eager"
     dtype: str = "float32"
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "order": ("built", "reversed"), "missing": ("none", "first", "last"), "mode": MODES,
-        "dtype": ("float32", "float64"),
+        "inside": ("none", "LossScaleOptimizer", "MultiOptimizer"), "dtype": ("float32", "float64"),
     }  # fmt: skip
 
 

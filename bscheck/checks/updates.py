@@ -9,7 +9,7 @@ itself to the large batch's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from bscheck.runtime.bench import CAPACITY, Array, precision
 from bscheck.runtime.inference import quiet
 from bscheck.runtime.probe import applied, make_probe, step_counter
 from bscheck.runtime.rig import MAX_NORM, SHAPES, Rig
-from bscheck.surface.optimizers import LEARNING_RATE, accepts, make, variant, variants
+from bscheck.surface.optimizers import LEARNING_RATE, accepts, exports, make, variant, variants, wrapped
 from bscheck.tolerance import TINY, UNIT_ROUNDOFF
 
 OPTIONS = ("decay", "clip", "ema", "constraint")
@@ -478,9 +478,13 @@ def accumulated_update_matches_large_batch(context: Context, case: UpdateCase) -
 
 
 def matching_corners(context: Context) -> Sequence[Case]:
-    """Return another order, and a variable without a gradient before the others, with windows of two."""
+    """Return another order, a variable without a gradient before the others, and the same inside other optimizers."""
     # Op by op on JAX too, whose compiled updates take their variables in the built order.
-    return [MatchingCase(order="reversed"), MatchingCase(missing="first", seed=1)]
+    corners = [MatchingCase(order="reversed"), MatchingCase(missing="first", seed=1)]
+    if context.param.get("optimizer") in ("sgd", "adam") and not context.runtime.compiles_per_shape:
+        alone = MatchingCase(micro_batches=1, order="reversed", seed=2)
+        corners += [replace(alone, inside=name) for name in MatchingCase.CHOICES["inside"][1:] if exports(name)]
+    return corners
 
 
 def matched_elsewhere(context: Context) -> str | None:
@@ -500,8 +504,14 @@ def matching_cases(context: Context) -> Any:
         updates=st.integers(1, 3),
         order=st.sampled_from(MatchingCase.CHOICES["order"]),
         missing=st.sampled_from(MatchingCase.CHOICES["missing"]),
+        inside=st.sampled_from([n for n in MatchingCase.CHOICES["inside"] if n == "none" or exports(n)]),
         mode=st.just("eager"),
     )
+
+
+@cached_in_process
+def _inside(name: str, inside: str, k: int | None, mode: str, dtype: str) -> Rig:
+    return Rig(lambda: wrapped(inside, make(variant(name), accumulation=k)), mode=mode, dtype=dtype)
 
 
 @cached_in_process
@@ -533,7 +543,7 @@ def update_reaches_the_variables_its_gradients_are_for(context: Context, case: M
     left_out = {"none": None, "first": names[0], "last": names[-1]}[case.missing]
     order = names[::-1] if case.order == "reversed" else names
     k = case.micro_batches if case.micro_batches > 1 else None
-    run = _rig(context.param.get("optimizer"), _options(UpdateCase()), k, case.mode, case.dtype)
+    run = _inside(context.param.get("optimizer"), case.inside, k, case.mode, case.dtype)
     kept = tuple(n for n in names if n != left_out)
     reference = _some(context.param.get("optimizer"), kept, case.mode, case.dtype)
     apply = current().apply_function(run.optimizer, [run.variables[names.index(n)] for n in order], case.mode)

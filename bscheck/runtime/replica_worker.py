@@ -62,7 +62,7 @@ class _Trainer:
     def tell(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the evaluation of a model by its first weights, or its predictions."""
         data = oracle.draw(request["seed"], request["examples"], request["weighted"])
-        model = self._model(False, 1, "momentum")
+        model = self._model(False, 1, "none")  # one of its own: what training meets first must not depend on questions
         for variable, value in zip(model.trainable_variables, data.start, strict=True):
             variable.assign(value)
         x, y, w = (a.astype(self.dtype) for a in (data.x, data.y, data.w))

@@ -171,6 +171,13 @@ def scaling(inner: Any, initial_scale: float, growth: int, **more: Any) -> Any:
     return exported(inner, initial_scale=initial_scale, dynamic_growth_steps=growth, **more)
 
 
+def wrapped(inside: str, optimizer: Any) -> Any:
+    """Return an optimizer inside another one that changes nothing, see `bscheck.cases.MatchingCase`."""
+    if inside == "LossScaleOptimizer":
+        return scaling(optimizer, 1.0, 2000)
+    return several("map", {}, optimizer, None) if inside == "MultiOptimizer" else optimizer
+
+
 def several(given: str, members: Mapping[str, Any], default: Any, factor: float | None) -> Any:
     """Return a ``MultiOptimizer``: the named variables' optimizers, and the one of all others.
 
