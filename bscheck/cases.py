@@ -882,6 +882,8 @@ class ReplicaCase(Case):
         weights that their moving average replaces after every second update and at the end (``averaged``), or with a
         scaled loss (``scaled``), also where the last target is infinite, so that its batch makes no update
         (``overflow``); or ``adam`` with weight decay and a moving average, which training ends with.
+    steps_per_execution : int
+        As in ``compile``, for training.
     path : str
         ``fit``; or ``evaluate``, ``predict`` or ``predict_on_batch`` with the first weights.
     """
@@ -893,6 +895,7 @@ class ReplicaCase(Case):
     penalty: str = "none"
     micro_batches: int = 1
     optimizer: str = "momentum"
+    steps_per_execution: int = 1
     path: str = "fit"
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {

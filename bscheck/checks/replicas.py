@@ -61,6 +61,7 @@ def _answer(case: ReplicaCase) -> Mapping[str, Any]:
         penalty=case.penalty == "l2",
         k=case.micro_batches,
         optimizer=case.optimizer,
+        steps_per_execution=case.steps_per_execution,
         path=case.path,
     )
 
@@ -164,7 +165,8 @@ def update_corners(context: Context) -> Sequence[Case]:
     """Return the corners of the history, accumulation, and what else an optimizer does; each way to clip is drawn."""
     names = ("adam", "global_clipnorm", "averaged", "scaled", "overflow")
     others = [ReplicaCase(optimizer=name, weights="unequal", seed=3) for name in names]
-    return [*replica_corners(context), ReplicaCase(micro_batches=2), *others]
+    joined = ReplicaCase(examples=16, weights="unequal", steps_per_execution=2, seed=4)
+    return [*replica_corners(context), ReplicaCase(micro_batches=2), *others, joined]
 
 
 def replica_corners(context: Context) -> Sequence[Case]:
@@ -196,10 +198,11 @@ def even_cases(context: Context, **fields: Any) -> Any:
 
 
 def update_cases(context: Context) -> Any:
-    """Draw an optimizer too."""
+    """Draw an optimizer and the steps of an execution too."""
     from hypothesis import strategies as st
 
-    return even_cases(context, optimizer=st.sampled_from(ReplicaCase.CHOICES["optimizer"]))
+    optimizers = st.sampled_from(ReplicaCase.CHOICES["optimizer"])
+    return even_cases(context, optimizer=optimizers, steps_per_execution=st.sampled_from([1, 1, 2, 3]))
 
 
 def uneven_cases(context: Context) -> Any:
@@ -229,7 +232,7 @@ def uneven_cases(context: Context) -> Any:
     catches="gradients that are summed over the devices, or those of one device alone; a penalty, a weight decay, a "
     "step or a moving average counted once a device; each device's gradient clipped where the whole one should be; a "
     "gradient that overflows on one device alone; a tail that is trained on twice or not at all; sample weights that "
-    "go to the wrong device",
+    "go to the wrong device; steps of one execution that are lost",
     formula=FORMULA,
     source="keras.io/guides/distributed_training_with_tensorflow, …_with_jax: synchronous data parallelism 'keeps the "
     "model convergence behavior identical to what you would see for single-device training'",

@@ -51,7 +51,7 @@ class _Trainer:
         self.dtype = "float32" if keras.backend.backend() == "jax" else "float64"
         keras.config.set_floatx(self.dtype)
         self.keras = keras
-        self.models: dict[tuple[bool, int, str], Any] = {}
+        self.models: dict[tuple[bool, int, str, int], Any] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return what a request of `bscheck.checks.replicas` is answered with."""
@@ -79,7 +79,8 @@ class _Trainer:
         """Return weights and history of the requested training."""
         overflow = request["optimizer"] == "overflow"
         data = oracle.draw(request["seed"], request["examples"], request["weighted"], overflow)
-        model = self._model(request["penalty"], request["k"], "scaled" if overflow else request["optimizer"])
+        name, steps = "scaled" if overflow else request["optimizer"], request["steps_per_execution"]
+        model = self._model(request["penalty"], request["k"], name, steps)
         for variable, value in zip(model.trainable_variables, data.start, strict=True):
             variable.assign(value)
         for variable, value in zip(model.optimizer.variables, model.bscheck_initial, strict=True):
@@ -113,8 +114,8 @@ class _Trainer:
         values = {name: np.asarray(keras.ops.convert_to_numpy(v), np.float64).tolist() for name, v in held.items()}
         return {"variables": values, "dtype": self.dtype}
 
-    def _model(self, penalty: bool, k: int, name: str) -> Any:
-        if (penalty, k, name) not in self.models:
+    def _model(self, penalty: bool, k: int, name: str, steps: int = 1) -> Any:
+        if (penalty, k, name, steps) not in self.models:
             keras = self.keras
             with self.scope():
                 regularizer = keras.regularizers.L2(oracle.L2) if penalty else None
@@ -126,12 +127,13 @@ class _Trainer:
                     loss="mean_squared_error",
                     metrics=["mean_absolute_error"],
                     weighted_metrics=[keras.metrics.MeanSquaredError(name="weighted_mean_squared_error")],
+                    steps_per_execution=steps,
                 )
                 optimizer.build(model.trainable_variables)
             initial = [np.array(keras.ops.convert_to_numpy(v)) for v in optimizer.variables]
             object.__setattr__(model, "bscheck_initial", initial)
-            self.models[penalty, k, name] = model
-        return self.models[penalty, k, name]
+            self.models[penalty, k, name, steps] = model
+        return self.models[penalty, k, name, steps]
 
     def _optimizer(self, name: str, options: dict[str, Any]) -> Any:
         optimizers, averages = self.keras.optimizers, {"use_ema": True, "ema_momentum": oracle.AVERAGED}

@@ -10,7 +10,7 @@ from bscheck.checks.replicas import updates_reading
 from bscheck.runtime.replicas import Worker, WorkerError
 
 REQUEST = {"seed": 0, "examples": 2, "batch_size": 2, "epochs": 1, "weighted": False, "penalty": False, "k": 1,
-           "optimizer": "momentum", "path": "fit"}  # fmt: skip
+           "optimizer": "momentum", "path": "fit", "steps_per_execution": 1}  # fmt: skip
 
 
 def test_a_process_that_does_not_answer_is_ended_and_not_waited_for_again():
