@@ -653,7 +653,7 @@ class RecurrenceCase(Case):
     earlier : int
         Updates that count as made before: the step count starts there.
     start : str
-        The first weights: ``usual`` (standard normal) or ``zero``.
+        The first weights: ``usual`` (standard normal), ``zero``, or ``apart`` from the slots that were copies of them.
     option : str
         The constructor option that is not at its default; ``all`` of them that are numbers, or ``none``.
     magnitude : str
@@ -689,7 +689,7 @@ class RecurrenceCase(Case):
 
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
         "magnitude": ("usual", "tiny", "huge", "zero", "mixed", "opposed"), "gradient": ("dense", "rows"),
-        "start": ("usual", "zero"),
+        "start": ("usual", "zero", "apart"),
         "part": ("all", "slots"), "rate": ("constant", "changing"),
         "decay": UpdateCase.CHOICES["decay"], "clip": UpdateCase.CHOICES["clip"],
         "ema": UpdateCase.CHOICES["ema"], "mode": MODES, "dtype": ("float32", "float64", "bfloat16"),

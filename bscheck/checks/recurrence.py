@@ -192,7 +192,7 @@ def _misread(run: _Run, name: str, case: RecurrenceCase) -> Reading | None:
         if variant(name).class_name == "Muon" and ("velocity" in slots) is not _adamws(variable, asked):
             kind = "AdamW" if "velocity" in slots else "Muon"
             return Reading(np.inf, variable, f"{variable} is updated by {kind}", "the other, as documented")
-        for slot, value in slots.items():
+        for slot, value in slots.items() if case.start != "apart" else ():
             wanted = _first_value(name, slot, asked, first.weights[i])
             # Keras may send a number through float32, and holds it in the variable's dtype.
             through = [np.asarray(wanted).astype(dtype).astype(np.float64) for dtype in ("float32", case.dtype)]
@@ -328,6 +328,9 @@ def _corners(context: Context) -> Sequence[Case]:
     if free:
         # Its weights are held after the first update on TensorFlow and torch; its slots never are.
         corners += [RecurrenceCase(mode=mode, option="all", earlier=1000, part="slots", seed=11)]
+        # Without a gradient the iterate stays, old and new are one, and the weights are held at every update.
+        still = RecurrenceCase(mode=mode, start="apart", magnitude="zero", earlier=3, updates=3, seed=18)
+        corners += [still, replace(still, option="all", rate="changing", seed=19)]
     if v.class_name == "Lion":
         opposed = RecurrenceCase(mode=mode, updates=3, magnitude="opposed", seed=14)
         corners += [opposed]
@@ -448,6 +451,8 @@ def _follow(context: Context, name: str, case: RecurrenceCase) -> _Run:
     size = 0.0 if case.start == "zero" else 1.0
     rng = random(case.seed, 9)
     rig.reset([(size * rng.standard_normal(shape)).astype(case.dtype) for shape in SHAPES.values()])
+    if case.start == "apart":
+        rig.move([rng.standard_normal(shape).astype(case.dtype) for shape in SHAPES.values()])
     if case.earlier:
         step_counter(rig.optimizer).assign(case.earlier * case.micro_batches)
     states, averages, windows = [_read(rig, recurrence)], [_averages(rig)], []

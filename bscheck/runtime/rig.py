@@ -83,11 +83,16 @@ class Rig:
 
         A slot that ``build`` made a copy of a weight (the schedule-free iterate) is given the new weight.
         """
+        self.move(weights)
+        with precision(self.dtype):
+            for variable, value, copied in zip(self._kept, self._initial, self._copies, strict=True):
+                variable.assign(value if copied is None else np.asarray(weights[copied], self.dtype))
+
+    def move(self, weights: Sequence[Array]) -> None:
+        """Assign the weights alone: the optimizer's variables stay as they are."""
         with precision(self.dtype):
             for variable, value in zip(self.variables, weights, strict=True):
                 variable.assign(np.asarray(value, self.dtype))
-            for variable, value, copied in zip(self._kept, self._initial, self._copies, strict=True):
-                variable.assign(value if copied is None else np.asarray(weights[copied], self.dtype))
 
     def apply(self, gradients: Sequence[Any]) -> None:
         """Give one set of gradients (arrays, or `Runtime.sparse` ones) to ``optimizer.apply``."""
