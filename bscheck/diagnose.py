@@ -31,6 +31,9 @@ _PACKAGES = {
     "scipy": "SciPy",
 }
 
+#: JAX leaves its own frames out of a traceback, and says so in a note: the innermost frame left is the caller's.
+_CUT_BY_JAX = "JAX has removed its internal frames"
+
 #: Seconds. An ablation helps to read a failure that is known already: it must not double the run's time.
 ABLATION_SECONDS = 10.0
 
@@ -79,7 +82,11 @@ def attempt(check: Check, context: Context, case: Case) -> Reading:
 def is_ours(error: BaseException) -> bool:
     """Whether the innermost frame of the traceback lies in bscheck itself."""
     frames = extract_tb(error.__traceback__)
-    return bool(frames) and _HERE in Path(frames[-1].filename).resolve().parents
+    return bool(frames) and _HERE in Path(frames[-1].filename).resolve().parents and not _cut_by_jax(error)
+
+
+def _cut_by_jax(error: BaseException) -> bool:
+    return any(_CUT_BY_JAX in note for note in getattr(error, "__notes__", ()))
 
 
 def culprit(error: BaseException) -> str:
@@ -87,6 +94,8 @@ def culprit(error: BaseException) -> str:
     frames = extract_tb(error.__traceback__)
     if not frames:
         return "the check"
+    if _cut_by_jax(error):
+        return _PACKAGES["jax"]
     path = Path(frames[-1].filename)
     for part in reversed(path.parts):
         if part in _PACKAGES:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from bscheck import diagnose
 from bscheck.cases import Case, InferenceCase
 from bscheck.checks import Check, Param, run
 from bscheck.checks.run import DRAWN_AFTER_A_CORNER, RunSettings, derive_seed, run_check, run_pinned
@@ -463,3 +464,17 @@ def test_a_violation_seen_before_the_budget_ran_out_stands() -> None:
     assert result.verdict == Verdict.FAILED
     assert result.failure is not None
     assert result.failure.reading.seen == "off by 1"
+
+
+def test_error_whose_inner_frames_jax_left_out_is_a_finding_of_jax() -> None:
+    path = Path(diagnose.__file__).with_name("runtime") / "jax_runtime.py"
+    scope: dict[str, Any] = {}
+    exec(compile("def compiled(error):\n    raise error", str(path), "exec"), scope)
+    plain, cut = ValueError("ours"), ValueError("the precision is not supported")
+    cut.add_note("For simplicity, JAX has removed its internal frames from the traceback of the following exception.")
+    for error in (plain, cut):
+        with pytest.raises(ValueError):
+            scope["compiled"](error)
+    assert diagnose.is_ours(plain)
+    assert not diagnose.is_ours(cut)
+    assert diagnose.culprit(cut) == "JAX"
