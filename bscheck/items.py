@@ -101,6 +101,15 @@ class PromiseItem(BscheckItem):
         item._prepare(check)
         return item
 
+    def begin(self) -> None:
+        """Have the corners worked on, where another process does that."""
+        if self.check.begin is None:
+            return
+        context = new_context(self.param, self.config.stash[SESSION].context_options())
+        if not self.check.applies(context):
+            for case in self.check.corners(context):
+                self.check.begin(case)
+
     def runtest(self) -> None:
         """Run the check and record its result."""
         from bscheck.checks.run import run_check
@@ -125,17 +134,24 @@ class KnownIssueItem(BscheckItem):
         item._prepare(get_check(issue.check))
         return item
 
+    def begin(self) -> None:
+        """Have the pinned case worked on, where another process does that."""
+        if self.check.begin is not None and not self.check.applies(self._context()):
+            self.check.begin(self.check.case.from_json(dict(self.issue.case)))
+
     def runtest(self) -> None:
         """Run the pinned case and record whether the defect is still there."""
-        from bscheck.checks import Param
         from bscheck.checks.run import run_pinned
 
         absent = _absent_subject(self.issue)
         if absent:
             pytest.skip(f"its subject {absent!r} is not the gate's: its own tests run the pinned case")
-        param = Param(tuple(self.issue.param.items()))
-        context = new_context(param, self.config.stash[SESSION].context_options())
-        conclude(self, self.check, run_pinned(self.issue, self.check, context))
+        conclude(self, self.check, run_pinned(self.issue, self.check, self._context()))
+
+    def _context(self) -> Context:
+        from bscheck.checks import Param
+
+        return new_context(Param(tuple(self.issue.param.items())), self.config.stash[SESSION].context_options())
 
 
 def _absent_subject(issue: KnownIssue) -> str:

@@ -299,6 +299,21 @@ class Session:
         if self.environment:
             self.checks = wordings(map(check_name, filter(_is_ours, session.items)))
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Have other processes start on what will be asked of them: a run in one process leaves them a core.
+
+        What is asked for after timings waits for them to end.
+        """
+        if not self.environment or self.is_worker or session.config.option.collectonly:
+            return
+        from bscheck.checks.run import TIMING
+
+        ours = [item for item in session.items if isinstance(item, PromiseItem | KnownIssueItem)]
+        for item in itertools.takewhile(lambda item: item.check.family != TIMING, ours):
+            with suppress(Exception):  # met again, and told, when the item runs
+                item.begin()
+
     def _command_line(self, name: str) -> Any:
         return self.config.getoption(f"bscheck_{name}")
 

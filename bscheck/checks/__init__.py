@@ -139,6 +139,8 @@ class Check:
         For a contract exception: what Keras documents instead, with the page.
     excepts : str
         For a contract exception: the check whose promise it takes the place of.
+    begin : callable, optional
+        ``begin(case)``: have another process start on a corner that the check is going to ask for.
     """
 
     name: str
@@ -159,6 +161,7 @@ class Check:
     per_subject: bool = True
     exception: str = ""
     excepts: str = ""
+    begin: Callable[[Any], None] | None = None
 
 
 _REGISTRY: dict[str, Check] = {}
@@ -213,6 +216,7 @@ def check(
     per_subject: bool = True,
     exception: str = "",
     excepts: str = "",
+    begin: Callable[[Any], None] | None = None,
 ) -> Callable[[Callable[[Context, Any], Reading]], Callable[[Context, Any], Reading]]:
     """Register a function ``(context, case) -> Reading`` as a check under its own name.
 
@@ -249,13 +253,13 @@ def check(
         if name in _REGISTRY and _REGISTRY[name].function.__module__ != function.__module__:
             where = _REGISTRY[name].function.__module__
             raise BscheckError(f"check {name!r} is registered already, by {where}; choose another name")
-        functions = {"cases": cases, "params": params, "corners": corners, "applies": applies}
+        functions = {"cases": cases, "params": params, "corners": corners, "applies": applies, "begin": begin}
         _check_arguments(family, case, examples, functions)
         if len(inspect.signature(function).parameters) != 2:
             raise BscheckError(f"check {name!r}: it must take (context, case) and return a Reading")
         _REGISTRY[name] = Check(
             name, promise, family, claims, function, case, cases or promised_cases(case), params, corners, applies,
-            examples, catches, formula, source, example, per_subject, exception, excepts,
+            examples, catches, formula, source, example, per_subject, exception, excepts, begin,
         )  # fmt: skip
         return function
 

@@ -212,7 +212,7 @@ def weighed(ledger: Ledger, case: StreamCase) -> Ledger:
     if case.weights != "class_partly":
         return ledger
     w = ledger.w.copy()
-    w[int(ledger.y[:, 0].argmax())] = 1.0
+    w[int(np.argmax(ledger.y[:, 0]))] = 1.0
     return replace(ledger, w=w)
 
 

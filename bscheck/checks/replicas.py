@@ -51,19 +51,27 @@ def _worker() -> Worker:
     return Worker()
 
 
+def _request(case: ReplicaCase) -> dict[str, Any]:
+    return {
+        "seed": case.seed,
+        "examples": case.examples,
+        "batch_size": case.batch_size,
+        "epochs": case.epochs,
+        "weighted": case.weights == "unequal",
+        "penalty": case.penalty == "l2",
+        "k": case.micro_batches,
+        "optimizer": case.optimizer,
+        "steps_per_execution": case.steps_per_execution,
+        "path": case.path,
+    }
+
+
 def _answer(case: ReplicaCase) -> Mapping[str, Any]:
-    return _worker().ask(
-        seed=case.seed,
-        examples=case.examples,
-        batch_size=case.batch_size,
-        epochs=case.epochs,
-        weighted=case.weights == "unequal",
-        penalty=case.penalty == "l2",
-        k=case.micro_batches,
-        optimizer=case.optimizer,
-        steps_per_execution=case.steps_per_execution,
-        path=case.path,
-    )
+    return _worker().ask(**_request(case))
+
+
+def _begin(case: ReplicaCase) -> None:
+    _worker().expect(**_request(case))
 
 
 @cached_in_process
@@ -227,6 +235,7 @@ def uneven_cases(context: Context) -> Any:
     cases=update_cases,
     corners=update_corners,
     applies=has_strategy,
+    begin=_begin,
     examples=(0, 0, 100),
     per_subject=False,
     catches="gradients that are summed over the devices, or those of one device alone; a penalty, a weight decay, a "
@@ -252,6 +261,7 @@ def replicas_make_the_updates_of_one_device(context: Context, case: ReplicaCase)
     cases=even_cases,
     corners=replica_corners,
     applies=has_strategy,
+    begin=_begin,
     examples=(0, 1, 100),
     per_subject=False,
     catches="a history that divides by the devices once too often or not at all, that is one device's, or that "
@@ -274,6 +284,7 @@ def replicas_report_the_history_of_one_device(context: Context, case: ReplicaCas
     cases=uneven_cases,
     corners=uneven_corners,
     applies=has_strategy,
+    begin=_begin,
     examples=(0, 1, 100),
     per_subject=False,
     catches="a tail whose devices' means are weighed in any other way than documented, or that is padded or dropped",
@@ -339,6 +350,7 @@ def answer_cases(context: Context) -> Any:
     cases=answer_cases,
     corners=answer_corners,
     applies=has_strategy,
+    begin=_begin,
     examples=(0, 0, 100),
     per_subject=False,
     catches="predictions that are repeated, lost or out of order because several devices made them, and losses or "
@@ -392,7 +404,15 @@ def _predictions(case: ReplicaCase, seen: Array, expected: Array, bound: float) 
 @cached_in_process
 def _normalized(case: ReplicaCase) -> Mapping[str, Any]:
     """Return what the process with two devices says of a batch normalization."""
-    return _worker().ask(normalize=True, seed=case.seed, examples=case.examples)
+    return _worker().ask(**_normalization(case))
+
+
+def _normalization(case: ReplicaCase) -> dict[str, Any]:
+    return {"normalize": True, "seed": case.seed, "examples": case.examples}
+
+
+def _begin_normalization(case: ReplicaCase) -> None:
+    _worker().expect(**_normalization(case))
 
 
 def statistics_corners(context: Context) -> Sequence[Case]:
@@ -415,6 +435,7 @@ def statistics_cases(context: Context) -> Any:
     cases=statistics_cases,
     corners=statistics_corners,
     applies=has_strategy,
+    begin=_begin_normalization,
     examples=(0, 0, 50),
     per_subject=False,
     catches="a synchronized batch normalization whose statistics are those of a device's own examples, so that the "

@@ -182,8 +182,9 @@ def _keras_training(
     training = _training(bench, _factory_of(context, case), k if k > 1 else None, len(batches), case.mode)
     path = context.param.get("path", "fit")
     rate = float(bench.keras.ops.convert_to_numpy(training.optimizer.learning_rate))
-    training.follow(weights, batches, [rate] * len(batches), path, lambda: None)
-    return _against_reference(context, case, bench, training.model, training.optimizer, weights, k)
+    # Read before fit ends: where the optimizer keeps averages, Keras ends a training by taking them for the weights.
+    *_, run = training.follow(weights, batches, [rate] * len(batches), path, lambda: _state(bench, training))
+    return _against_reference(context, case, bench, run, history(training.optimizer), weights, k)
 
 
 def _own_step(context: Context, case: UpdateCase, bench: Bench, micro: Sequence[Any], weights: Array) -> Reading:
@@ -204,25 +205,30 @@ def _own_step(context: Context, case: UpdateCase, bench: Bench, micro: Sequence[
             allowed="one update for each window",
             cause="the window is not accumulated",
         )
-    return _against_reference(context, case, bench, training.model, training.optimizer, weights, 1)
+    run = _state(bench, training)
+    return _against_reference(context, case, bench, run, history(training.optimizer), weights, 1)
+
+
+def _state(bench: Bench, training: Training) -> State:
+    """Return where a training stands."""
+    model, optimizer = training.model, training.optimizer
+    values = [np.array(bench.keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
+    named = dict(zip(bench.names, values, strict=True))
+    return State(named, slots(optimizer), accumulators(optimizer), updates(optimizer))
 
 
 def _against_reference(
-    context: Context, case: UpdateCase, bench: Bench, model: Any, optimizer: Any, weights: Array, k: int
+    context: Context, case: UpdateCase, bench: Bench, run: State, seen: Sequence[Any], weights: Array, k: int
 ) -> Reading:
+    """Hold the end of a training against a fresh optimizer given the gradients that were seen."""
     reference = _reference(bench, _factory_of(context, case), case.mode)
     reference.reset(bench.split(weights))
     before = state_of(reference)
-    seen = history(optimizer)
     for update in range(case.updates):
         window = [[g[update * k + j] for g in seen] for j in range(k)]
         given = accumulated(window, case.mode, "float32") if k > 1 else window[0]
         before = state_of(reference)
         reference.apply(given)
-    values = [np.array(bench.keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
-    run = State(
-        dict(zip(bench.names, values, strict=True)), slots(optimizer), accumulators(optimizer), updates(optimizer)
-    )
     expected = state_of(reference)
     renamed = [
         State(dict(zip(bench.names, s.weights.values(), strict=True)), s.slots, s.accumulators, s.updates)

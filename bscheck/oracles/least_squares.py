@@ -161,7 +161,7 @@ def stability_threshold(given: LeastSquares, c: float) -> float:
     """
     from scipy.optimize import brentq
 
-    highest = 1 / float(np.linalg.eigvalsh(given.hessian).max())
+    highest = 1 / float(np.max(np.linalg.eigvalsh(given.hessian)))
     return float(
         brentq(
             lambda rate: spectral_radius(given, rate, c) - 1, 1e-6 * highest, 1.001 * highest, rtol=1e-10, xtol=1e-14

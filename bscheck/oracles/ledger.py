@@ -235,7 +235,7 @@ def difference(seen: Journal, expected: Journal, u: float) -> tuple[float, Misma
     for what, s, e in _in_order(seen, expected):
         off = np.abs(s - e)
         off = np.where(np.isfinite(off), off, np.inf)
-        at = int(off.argmax())
+        at = int(np.argmax(off))
         share = float(off[at]) / allowed if allowed else (np.inf if off[at] else 0.0)
         if share > 1:
             return share, Mismatch(f"column {at}", f"{what} {s[at] + 0.0:.9g} in column {at}", f"{e[at]:.9g}")

@@ -677,7 +677,7 @@ def _f_score(
     """F-beta (van Rijsbergen 1979) of each class or of all; without a threshold the largest score is chosen."""
     positive = p >= p.max(-1, keepdims=True) if threshold is None else p > threshold
     weights, axis = spread(w, p.shape), None if average == "micro" else 0
-    tp, fp, fn = ((weights * m).sum(axis) for m in (positive * y, positive * (1 - y), ~positive * y))
+    tp, fp, fn = (np.asarray(np.sum(weights * m, axis)) for m in (positive * y, positive * (1 - y), ~positive * y))
     precision, recall = ratio(tp, fp), ratio(tp, fn)
     whole = beta**2 * precision + recall
     score = np.where(whole > 0, (1 + beta**2) * precision * recall / np.where(whole > 0, whole, 1.0), 0.0)
@@ -687,7 +687,7 @@ def _f_score(
     size = np.full(np.shape(score), 4.0)
     if average == "weighted":
         share = (weights * y).sum(0)
-        score, slack = np.asarray((score * share).sum() / max(share.sum(), 1e-37)), np.asarray(slack.max() * 2)
+        score, slack = np.asarray((score * share).sum() / max(share.sum(), 1e-37)), np.asarray(np.max(slack) * 2)
     elif average is not None:
         score, slack = np.asarray(np.mean(score)), np.asarray(np.max(slack))
     return Value(np.asarray(score), np.asarray(np.max(size)), np.asarray(slack), 2 * p.size + 16)

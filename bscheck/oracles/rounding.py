@@ -51,6 +51,12 @@ def rounded_to(value: float, precision: Precision) -> float:
     return math.ldexp(round(mantissa / precision.unit) * precision.unit, exponent)
 
 
+def summed(values: Array, axis: Any = None, keepdims: bool = False) -> Array:
+    """Return the sum over axes, as an array whatever is left of the axes."""
+    kept = np.sum(values, axis=axis, keepdims=True)
+    return kept if keepdims else np.asarray(np.squeeze(kept, axis))
+
+
 class Rounded(NDArrayOperatorsMixin):
     """An array and a bound on its error, which NumPy's operators and functions carry along."""
 
@@ -104,16 +110,16 @@ class Rounded(NDArrayOperatorsMixin):
         return self.like(self.value[key], self.error[key])
 
     def sum(self, axis: int | None = None, keepdims: bool = False) -> Rounded:
-        total = self.value.sum(axis=axis, keepdims=keepdims)
-        magnitude = np.abs(self.value).sum(axis=axis, keepdims=keepdims)
+        total = summed(self.value, axis, keepdims)
+        magnitude = summed(np.abs(self.value), axis, keepdims)
         additions = self.value.size / max(total.size, 1) - 1
-        error = self.error.sum(axis=axis, keepdims=keepdims) + additions * self.precision.unit * magnitude
+        error = summed(self.error, axis, keepdims) + additions * self.precision.unit * magnitude
         return self.like(total, error)
 
     def mean(self, axis: int | None = None, keepdims: bool = False) -> Rounded:
         total = self.sum(axis=axis, keepdims=keepdims)
         count = self.value.size / max(total.value.size, 1)
-        magnitude = np.abs(self.value).sum(axis=axis, keepdims=keepdims)
+        magnitude = summed(np.abs(self.value), axis, keepdims)
         error = total.error + (count + 1.0) * self.precision.mean * magnitude
         mean: Rounded = self.like(total.value, error) / count
         return mean

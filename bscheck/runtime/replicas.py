@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -52,6 +53,15 @@ class Worker:
         self._end = weakref.finalize(self, _stop, self._process)
         self._seconds = FIRST_SECONDS
         self._dead = ""
+        self._sent: deque[str] = deque()
+        self._kept: dict[str, Mapping[str, Any]] = {}
+
+    def expect(self, **request: Any) -> None:
+        """Have a request worked on while this process does something else; `ask` has the answer."""
+        line = json.dumps(request, sort_keys=True)
+        if line not in self._sent and line not in self._kept:
+            with contextlib.suppress(OSError):  # the process ended: `ask` says so
+                self._send(line)
 
     def ask(self, **request: Any) -> Mapping[str, Any]:
         """Return the answer to a request: ``weights`` and ``history``, or ``error``.
@@ -63,21 +73,31 @@ class Worker:
         """
         if self._dead:
             raise WorkerError(self._dead)
-        assert self._process.stdin is not None
+        line = json.dumps(request, sort_keys=True)
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._answers.get(timeout=self._seconds)
+            if line not in self._sent and line not in self._kept:
+                self._send(line)
+            while line not in self._kept:
+                self._receive()
         except queue.Empty:
             self._give_up(f"no answer within {self._seconds:g} seconds: training on {DEVICES} devices hangs")
         except OSError:
-            line = None
-        if line is None:
             self._give_up(f"the process with {DEVICES} devices ended: {self._last_words()}")
-        assert line is not None
+        return self._kept.pop(line)
+
+    def _send(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        self._sent.append(line)
+
+    def _receive(self) -> None:
+        """Keep the next answer: requests are answered in turn."""
+        answer = self._answers.get(timeout=self._seconds)
+        if answer is None:
+            raise BrokenPipeError
         self._seconds = SECONDS
-        answer: Mapping[str, Any] = json.loads(line)
-        return answer
+        self._kept[self._sent.popleft()] = json.loads(answer)
 
     def _give_up(self, reason: str) -> None:
         self._dead = reason

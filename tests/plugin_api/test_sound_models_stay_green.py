@@ -159,3 +159,26 @@ def test_weights_that_keras_cannot_take_are_not_held_against_a_model_of_sequence
     for result in bscheck.run_checks(subject, checks=asked, profile="quick"):
         assert result.verdict in ("passed", "known issue"), str(result)
     assert "cannot weigh by one number for each example" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_sum_over_a_ragged_window_is_divided_by_the_micro_batches() -> None:
+    import keras
+
+    loss = keras.losses.MeanSquaredError(reduction="sum")
+    subject = bscheck.Subject("summed", build=dense, data=vectors, loss=loss, batch_sizes=(1, 2))
+    asked = "ragged_window_averages_its_micro_batches_equally"
+    (result,) = bscheck.run_checks(subject, checks=[asked], profile="quick")
+    assert result.verdict == "contract exception", str(result)
+
+
+@pytest.mark.parametrize("overwrite", [None, 3])
+def test_averages_that_end_a_training_are_not_taken_for_its_updates(overwrite: int | None) -> None:
+    import keras
+
+    def averaged() -> Any:
+        return keras.optimizers.SGD(0.01, momentum=0.9, use_ema=True, ema_overwrite_frequency=overwrite)
+
+    subject = bscheck.Subject("averaged", build=dense, data=vectors, loss="mse", optimizer=averaged, batch_sizes=(1, 2))
+    asked = "accumulated_training_matches_large_batches"
+    (result,) = bscheck.run_checks(subject, checks=[asked], profile="quick")
+    assert result.verdict == "passed", str(result)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import scipy.special
 
+from bscheck.oracles.rounding import summed
+
 Array = np.ndarray[Any, Any]
 
 #: Relative error, in units of u, that a library's elementary function may make: vectorised ones err by up to 4
@@ -279,17 +281,17 @@ def minimum(a: Any, b: Any, u: float) -> Tracked:
 
 def total(x: Tracked, axis: Any = None, keepdims: bool = False) -> Tracked:
     """Return the sum over axes, added in whatever order."""
-    value = x.value.sum(axis=axis, keepdims=keepdims)
+    value = summed(x.value, axis, keepdims)
     rounding = x.value.size / max(1, value.size) * x.u
 
     def add(a: Array) -> Array:
-        return np.asarray(a.sum(axis=axis, keepdims=keepdims))
+        return summed(a, axis, keepdims)
 
     error = add(x.error) + rounding * add(np.abs(x.value))
     if x.tangent is None or x.size is None or x.slack is None:
-        return Tracked(np.asarray(value), error, u=x.u)
+        return Tracked(value, error, u=x.u)
     size = add(x.size)
-    return Tracked(np.asarray(value), error, add(x.tangent), size, add(x.slack) + rounding * size, x.u)
+    return Tracked(value, error, add(x.tangent), size, add(x.slack) + rounding * size, x.u)
 
 
 def mean(x: Tracked, axis: Any = None, keepdims: bool = False) -> Tracked:
