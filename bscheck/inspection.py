@@ -190,8 +190,10 @@ def _found(context: Context, traits: Traits) -> list[str]:
 
 
 def _loss_words(traits: Traits) -> str:
+    from bscheck.traits import NO_MEAN
+
     if traits.reduction == "other":
-        return "a loss that is neither a mean nor a sum over its examples"
+        return f"a loss that is {NO_MEAN}"
     return f"a loss that is a {traits.reduction} over its examples"
 
 

@@ -13,7 +13,7 @@ from bscheck.oracles.losses import of_loss
 from bscheck.runtime import keras_module
 from bscheck.runtime.bench import Array, Bench, build_model, precision
 from bscheck.runtime.masks import mask_of
-from bscheck.subject import Subject, leaves, map_leaves
+from bscheck.subject import Subject, leaves, map_leaves, take
 from bscheck.tolerance import rms
 
 #: Layers that Keras documents as computing statistics over the batch while training.
@@ -26,6 +26,9 @@ PROBE_EXAMPLES = 4
 #: square root of the roundoff. Uncoupled models move by a few roundoffs, batch statistics by 1e-1.
 COUPLED = {"float64": 1e-8, "float32": 2.5e-4}
 
+
+#: What a loss of reduction ``other`` is.
+NO_MEAN = "neither a mean nor a sum over its examples"
 
 #: Why a promise that needs a float64 twin does not apply, see `_double`.
 NO_TWIN = "no float64 twin: the model fixes the dtype of a layer or an input, or its loss computes in fewer bits"
@@ -115,15 +118,17 @@ def probe(subject: Subject, bench: Bench) -> Traits:
     layers = list(_walk(model))
     first = _outputs(bench, batch[0], True)
     stochastic = _stochastic(bench, batch[0])
+    masked, coupled, reduction = _mask_reaches_loss(bench, batch), _coupling(subject, bench), _reduction(subject)
+    stateful = tuple(layer.name for layer in layers if getattr(layer, "stateful", False))
     return Traits(
         outputs=len(leaves(first)),
         parameters=int(sum(bench.lengths)),
-        reduction=_reduction(subject),
-        masked_loss=_mask_reaches_loss(bench, batch),
-        coupling=_coupling(subject, bench),
+        reduction=reduction if stochastic or masked or coupled or stateful else _seen(reduction, subject, bench, batch),
+        masked_loss=masked,
+        coupling=coupled,
         batch_statistics=tuple(layer.name for layer in layers if type(layer).__name__ in BATCH_STATISTICS),
         stochastic=stochastic,
-        stateful=tuple(layer.name for layer in layers if getattr(layer, "stateful", False)),
+        stateful=stateful,
         recurrent=any(hasattr(layer, "cell") or hasattr(layer, "return_sequences") for layer in layers),
         sparse_gradients=any("Embedding" in (c.__name__ for c in type(layer).__mro__) for layer in layers)
         and bench.runtime.name == "tensorflow",
@@ -267,6 +272,34 @@ def _reduction(subject: Subject) -> str:
     known = {"sum_over_batch_size": "mean", "mean": "mean", "sum": "sum",
              "mean_with_sample_weight": "weighted mean"}  # fmt: skip
     return known.get(names.pop(), "other") if len(names) == 1 else "other"
+
+
+def _seen(reduction: str, subject: Subject, bench: Bench, batch: Sequence[Any]) -> str:
+    """Return ``other`` where a mean is not that of its rows: a loss of the subject's own may look across them.
+
+    A loss that NumPy has a formula for is not asked: that it is the mean of its rows is a promise. Weights are left
+    out: that they act on each row is another.
+    """
+    if reduction != "mean" or all(of_loss(loss) is not None for loss in leaves(subject.loss)):
+        return reduction
+    parts = [slice(None), *(slice(i, i + 1) for i in range(PROBE_EXAMPLES))]
+    with precision(bench.dtype):
+        cut = [_tensors(take(part, rows) for part in batch[:2]) for rows in parts]
+        whole, *rows = (float(bench.keras.ops.convert_to_numpy(bench.loss(x, y, None))) for x, y in cut)
+    apart = abs(whole - float(np.mean(rows)))
+    return "mean" if apart <= COUPLED[bench.dtype] * max(map(abs, (whole, *rows))) else "other"
+
+
+def gives_one_number(subject: Subject, bench: Bench) -> bool:
+    """Whether a loss of one output, other than those that NumPy has a formula for, reduces a batch by itself."""
+    (loss, *others) = leaves(subject.loss)
+    x, y, _ = bench.cast(subject.draw(1, PROBE_EXAMPLES))
+    if others or isinstance(loss, str) or of_loss(loss) is not None or len(leaves(y)) > 1:
+        return False
+    with precision(bench.dtype):
+        seen = leaves(bench.call(_tensors([x])[0], True))
+        value = getattr(loss, "call", loss)(_tensors(leaves(y))[0], seen[0])
+        return len(seen) == 1 and np.ndim(bench.keras.ops.convert_to_numpy(value)) == 0
 
 
 def _walk(layer: Any) -> Any:

@@ -19,7 +19,7 @@ from bscheck.runtime.bench import Array, Bench, precision
 from bscheck.runtime.environment import describe
 from bscheck.runtime.inference import refusals
 from bscheck.subject import Subject, map_leaves
-from bscheck.traits import Traits, probe
+from bscheck.traits import Traits, gives_one_number, probe
 
 Batch = tuple[Any, Any, Array | None]
 P = ParamSpec("P")
@@ -74,7 +74,7 @@ def _traits(key: SubjectKey) -> Traits:
 
 @cached_in_process
 def _refused_weights(key: SubjectKey) -> str:
-    """Return why Keras cannot weigh this subject's examples, "" where it can.
+    """Return why Keras cannot weigh this subject's examples one by one, "" where it can.
 
     Two sizes are tried: weights of as many examples as a sequence has steps would be taken for the steps'.
     """
@@ -87,6 +87,8 @@ def _refused_weights(key: SubjectKey) -> str:
                 bench.loss(map_leaves(convert, x), map_leaves(convert, y), convert(np.ones(size)))
         except Exception as error:
             return one_line(error)
+    if gives_one_number(key.subject, bench):
+        return "its loss gives one number for a batch, which no example's weight reaches"
     return ""
 
 

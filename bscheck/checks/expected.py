@@ -17,6 +17,7 @@ from bscheck.runtime.bench import Array
 from bscheck.runtime.inference import Trainer, output_names, penalty
 from bscheck.subject import leaves, take
 from bscheck.tolerance import UNIT_ROUNDOFF, mean_over_examples, rms
+from bscheck.traits import NO_MEAN
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,10 @@ def needs_a_mean(context: Context) -> str | None:
         (
             traits.masked_loss,
             "the loss is a mean over each batch's unmasked entries, so their counts weigh in",
+        ),
+        (
+            traits.reduction == "other",
+            f"the loss is {NO_MEAN}: Keras averages it over batches",
         ),
         (
             traits.reduction != "mean",

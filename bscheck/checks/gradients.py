@@ -32,7 +32,7 @@ from bscheck.tolerance import (
     rms,
     weighted_size,
 )
-from bscheck.traits import NO_TWIN
+from bscheck.traits import NO_MEAN, NO_TWIN
 
 #: Splits for backends that compile every shape anew: all splits of up to 4 examples, so that the micro-batches
 #: and their sums make 4 shapes.
@@ -79,7 +79,7 @@ def loses_meaning(context: Context) -> str | None:
         ),
         (bool(traits.stateful), "stateful recurrent layers carry one batch into the next"),
         (traits.masked_loss, "the loss is a mean over each batch's unmasked entries, so their counts weigh in"),
-        (traits.reduction == "other", "the loss is neither a mean nor a sum over its examples"),
+        (traits.reduction == "other", f"the loss is {NO_MEAN}"),
         (
             traits.reduction == "sum" and traits.penalties,
             "the loss sums over examples and has penalties, which every micro-batch counts once",

@@ -8,7 +8,7 @@ gradients, given densely; `bscheck.checks.gradients` holds those gradients to ea
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,8 +55,17 @@ class OptimizerFactory:
                 variant(self._name), decay=self._decay, clip=self._clip, accumulation=accumulation, make_class=spied
             )
         given = own_optimizer(self._subject)
-        config = {**given.get_config(), "gradient_accumulation_steps": accumulation}
+        config = _accumulating(given, accumulation)
         return make_spy(type(given), capacity, **config) if capacity else type(given)(**config)
+
+
+def _accumulating(optimizer: Any, k: int | None) -> dict[str, Any]:
+    """Return the arguments that make an optimizer like this one, with accumulation over k micro-batches."""
+    inside = getattr(optimizer, "inner_optimizer", None)
+    if inside is None:
+        return {**optimizer.get_config(), "gradient_accumulation_steps": k}
+    # Keras's LossScaleOptimizer takes no accumulation: the optimizer inside it does.
+    return {**optimizer.get_config(), "inner_optimizer": type(inside)(**_accumulating(inside, k))}
 
 
 def own_optimizer(subject: Subject) -> Any:
@@ -74,7 +83,7 @@ def own_optimizer(subject: Subject) -> Any:
         made = optimizer() if callable(optimizer) else keras_module().optimizers.get(optimizer)
     except Exception as error:
         raise SubjectError(f"Subject {subject.name!r}: optimizer= cannot be made: {one_line(error)}") from error
-    if isinstance(made.get_config().get("learning_rate"), dict):
+    if isinstance(getattr(made, "inner_optimizer", made).get_config().get("learning_rate"), dict):
         raise NotApplicable("the learning rate is a schedule, which counts micro-batches as Keras documents")
     return made
 
@@ -212,9 +221,15 @@ def _own_step(context: Context, case: UpdateCase, bench: Bench, micro: Sequence[
 def _state(bench: Bench, training: Training) -> State:
     """Return where a training stands."""
     model, optimizer = training.model, training.optimizer
+    made = updates(getattr(optimizer, "inner_optimizer", optimizer))
     values = [np.array(bench.keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
     named = dict(zip(bench.names, values, strict=True))
-    return State(named, slots(optimizer), accumulators(optimizer), updates(optimizer))
+    return State(named, _slots(slots(optimizer)), accumulators(optimizer), made)
+
+
+def _slots(found: Mapping[str, Array]) -> dict[str, Array]:
+    """Leave out what a loss scale keeps for itself: it counts micro-batches, and has promises of its own."""
+    return {name: value for name, value in found.items() if name not in ("step_counter", "dynamic_scale")}
 
 
 def _against_reference(
@@ -231,7 +246,7 @@ def _against_reference(
         reference.apply(given)
     expected = state_of(reference)
     renamed = [
-        State(dict(zip(bench.names, s.weights.values(), strict=True)), s.slots, s.accumulators, s.updates)
+        State(dict(zip(bench.names, s.weights.values(), strict=True)), _slots(s.slots), s.accumulators, s.updates)
         for s in (expected, before)
     ]
     return compare_states(run, renamed[0], renamed[1], case.updates, case.updates * UNIT_ROUNDOFF["float32"])

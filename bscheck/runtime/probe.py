@@ -11,6 +11,8 @@ from bscheck.runtime import current, keras_module
 
 def step_counter(optimizer: Any) -> Any:
     """Return the variable in which an optimizer counts the gradients it was given (micro-batches, not updates)."""
+    # Keras's LossScaleOptimizer leaves the count to the optimizer inside it.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     # Keras before 3.5 had but one count, under the public name.
     return optimizer._iterations if hasattr(optimizer, "_iterations") else optimizer.iterations
 

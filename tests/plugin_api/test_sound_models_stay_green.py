@@ -182,3 +182,45 @@ def test_averages_that_end_a_training_are_not_taken_for_its_updates(overwrite: i
     asked = "accumulated_training_matches_large_batches"
     (result,) = bscheck.run_checks(subject, checks=[asked], profile="quick")
     assert result.verdict == "passed", str(result)
+
+
+def test_an_optimizer_inside_a_loss_scale_accumulates() -> None:
+    import keras
+
+    def scaled() -> Any:
+        return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01))
+
+    subject = bscheck.Subject("scaled", build=dense, data=vectors, loss="mse", optimizer=scaled, batch_sizes=(1, 2))
+    asked = "accumulated_training_matches_large_batches"
+    (result,) = bscheck.run_checks(subject, checks=[asked], profile="quick")
+    assert result.verdict == "passed", str(result)
+
+
+def test_one_number_for_a_batch_is_not_weighed_example_by_example(capsys: pytest.CaptureFixture[str]) -> None:
+    import keras
+
+    def squares(y: Any, p: Any) -> Any:
+        return keras.ops.mean(keras.ops.square(y - p))
+
+    subject = bscheck.Subject("one_number", build=dense, data=vectors, loss=squares, batch_sizes=(1, 2, 3))
+    asked = ("accumulated_gradient_matches_large_batch", "evaluation_does_not_depend_on_batch_size")
+    for result in bscheck.run_checks(subject, checks=asked, profile="quick"):
+        assert result.verdict in ("passed", "known issue"), str(result)
+    assert "cannot weigh by one number for each example" in " ".join(capsys.readouterr().out.split())
+
+
+def contrasted(y: Any, p: Any) -> Any:
+    """Return how far each example's nearest prediction is from being its own (InfoNCE)."""
+    from keras import ops
+
+    alike = ops.matmul(p, ops.transpose(y))
+    return -ops.mean(ops.log_softmax(alike) * ops.eye(ops.shape(p)[0]), axis=-1)
+
+
+def test_a_loss_across_examples_is_told_and_not_held_to_a_sum_over_them(capsys: pytest.CaptureFixture[str]) -> None:
+    subject = bscheck.Subject("contrasted", build=dense, data=vectors, loss=contrasted, batch_sizes=(1, 2, 3))
+    asked = ("accumulated_gradient_matches_large_batch", "minibatch_gradient_is_unbiased")
+    for result in bscheck.run_checks(subject, checks=asked, profile="quick"):
+        assert result.verdict == "not applicable", str(result)
+        assert "neither a mean nor a sum over its examples" in str(result)
+    assert "a loss that is neither a mean nor a sum" in " ".join(capsys.readouterr().out.split())
