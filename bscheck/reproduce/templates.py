@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bscheck.reproduce import NoScript, layers, models, reports, streams, training, twice, updates, values
+from bscheck.reproduce import NoScript, calls, layers, models, reports, streams, training, twice, updates, values
 
 if TYPE_CHECKING:
     from bscheck.cases import Case
@@ -87,6 +87,10 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "every_epoch_reports_its_own_and_the_held_out_examples": models.epochs,
     "every_source_trains_on_each_example_once_per_epoch": streams.trained,
     "every_epoch_is_shuffled_anew": streams.shuffled,
+    "fit_ends_with_the_moving_averages": calls.ended,
+    "averages_stand_in_for_the_weights_and_are_handed_back": calls.swapped,
+    "own_metrics_start_anew_with_every_epoch_and_call": calls.own_metrics,
+    "printed_figures_are_those_of_the_examples_so_far": calls.printed,
 }
 
 

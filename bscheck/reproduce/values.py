@@ -8,7 +8,6 @@ import numpy as np
 
 from bscheck.cases import (
     ConstraintCase,
-    GradientCase,
     InferenceCase,
     LossCase,
     MetricCase,
@@ -316,7 +315,7 @@ _SOURCES = {
 }
 
 
-def mode_of(case: InferenceCase | GradientCase) -> str:
+def mode_of(case: Any) -> str:
     """Return the options of ``compile`` for the case's execution mode."""
     return {"eager": ", run_eagerly=True", "jit": ", jit_compile=True", "graph": ", jit_compile=False"}[case.mode]
 

@@ -132,11 +132,8 @@ WITHOUT_A_PROGRAM = {
         "training_at_the_edge_stays_finite",
         "wrapper_keeps_the_state_of_its_optimizer", "padding_does_not_change_the_output",
         "mask_goes_on_with_the_steps", "unknown_lengths_change_nothing",
-        "printed_figures_are_those_of_the_examples_so_far",
         "update_reaches_the_variables_its_gradients_are_for",
-        "callable_learning_rate_is_asked_at_every_update", "fit_ends_with_the_moving_averages",
-        "averages_stand_in_for_the_weights_and_are_handed_back",
-        "own_metrics_start_anew_with_every_epoch_and_call",
+        "callable_learning_rate_is_asked_at_every_update",
     },
 }  # fmt: skip
 
