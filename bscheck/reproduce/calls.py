@@ -231,7 +231,7 @@ text = io.StringIO()
 with contextlib.redirect_stdout(text):
     model.{call}(x, 0 * x, {options}, callbacks=[Pause()])
 last, steps = 0, {-(-case.examples // case.batch_size)}
-for line in re.split(r"[\r\n]", text.getvalue().replace("\b", "")):
+for line in re.split(r"[\\r\\n]", text.getvalue().replace("\\b", "")):
     step = re.search(r"(\\d+)/\\d+\\D", line)
     figures = re.findall(r"- (\\w+): (-?\\d+\\.\\d+(?:e[+-]?\\d+)?)", line)
     if not step or not figures:
