@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import GradientCase, InferenceCase, TrajectoryCase
+from bscheck.cases import GradientCase, InferenceCase, TrajectoryCase, VarianceCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context, draw_micro_batches, draw_sample_weights, draw_weights
 from bscheck.reproduce import NoScript
@@ -191,6 +191,66 @@ for i, (a, b) in enumerate(zip(seen, expected)):
     compare(f"the gradient of weight {{i}}, ", a, b, {_BOUND} * (np.abs(b).max() + 0.1 * largest))
 """
     return program(what(check, context, case), body, imports=imports, dtype=dtype, raised=raised(reading))
+
+
+def mini_batches(check: Check, context: Context, case: VarianceCase, reading: Reading) -> str:
+    """Every mini-batch's gradient: their mean beside the full one, or their variance beside the law's."""
+    from bscheck.checks.variance import _examples, law_factor
+
+    double, n, b = context.bench("float64"), case.examples, case.batch_size
+    x, y, w = double.cast(_examples(context, case))
+    if not small((x, y)):
+        raise NoScript("its examples are too large to be written down")
+    parts = parts_of(context, "float64")
+    weights = double.split(draw_weights(double, case.seed, case.scale))
+    summed = context.traits.reduction == "sum"
+    law = check.name == "minibatch_gradient_variance_follows_the_law"
+    body = f"""
+{parts.build}
+
+
+x = {tree(x)}
+y = {tree(y)}
+w = {tree(w)}
+{assigned("WEIGHTS", [np.asarray(v) for v in weights])}
+{ROWS.replace("a, b", "chosen").replace("a:b", "chosen")}
+def gradients(batch_size):
+    # Of every mini-batch of that size, by variable.
+    found = []
+    for chosen in map(list, itertools.combinations(range({n}), batch_size)):
+        model = build()
+        for variable, value in zip(model.trainable_variables, WEIGHTS):
+            variable.assign(value)
+        # With SGD and a learning rate of 1, what the weights lose is the gradient.
+        model.compile(keras.optimizers.SGD({"1.0 / batch_size" if summed else "1.0"}), loss={parts.loss}{mode_of(case)})
+        model.train_on_batch(rows(x, chosen), rows(y, chosen){"" if w is None else ", w[chosen]"})
+        found.append([w - keras.ops.convert_to_numpy(v) for w, v in zip(WEIGHTS, model.trainable_variables)])
+    return [np.stack(part) for part in zip(*found)]
+
+
+{_law(law_factor(n, b)) if law else _UNBIASED}""".replace("SIZE", str(b)).replace("ALL", str(n))
+    imports = ["import itertools", *parts.imports]
+    return program(what(check, context, case), body, imports=imports, dtype="float64", raised=raised(reading))
+
+
+#: Cochran 1977, theorem 2.1.
+_UNBIASED = """
+full, drawn = gradients(ALL), gradients(SIZE)
+largest = max(float(np.abs(f).max()) for f in full)
+for i, (a, b) in enumerate(zip(drawn, full)):
+    compare(f"the mean gradient of weight {i} over all mini-batches, ", a.mean(0), b[0], 1e-9 * largest)
+"""
+
+
+def _law(factor: float) -> str:
+    return f"""
+# Cochran 1977, theorem 2.2: (N - B) / (B (N - 1)) times the variance of the examples' own gradients.
+full, single, drawn = gradients(ALL), gradients(1), gradients(SIZE)
+largest = max(float(np.abs(s).max()) for s in single) ** 2
+for i, (f, s, d) in enumerate(zip(full, single, drawn)):
+    spread, expected = ((d - f) ** 2).mean(0).sum(), {factor!r} * ((s - f) ** 2).mean(0).sum()
+    compare(f"the variance of the mini-batch gradients of weight {{i}}", spread, expected, 1e-7 * (expected + largest))
+"""
 
 
 def _seen_and_expected(expected: str, own: str, shares: Sequence[float], context: Context) -> str:

@@ -90,6 +90,8 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "fit_ends_with_the_moving_averages": calls.ended,
     "averages_stand_in_for_the_weights_and_are_handed_back": calls.swapped,
     "own_metrics_start_anew_with_every_epoch_and_call": calls.own_metrics,
+    "minibatch_gradient_is_unbiased": models.mini_batches,
+    "minibatch_gradient_variance_follows_the_law": models.mini_batches,
     "printed_figures_are_those_of_the_examples_so_far": calls.printed,
 }
 

@@ -77,6 +77,9 @@ PLANTED = (
     "independence/metrics_of_layers_are_not_reset",
     "independence/metrics_of_the_model_are_left_out",
     "independence/progress_bar_averages_means",
+    "tiny_batches/batches_of_two_divided_by_one_less",
+    "tiny_batches/last_example_of_three_left_out",
+    "tiny_batches/worst_example_of_a_batch_trimmed",
     "independence/progress_bar_lags_one_batch",
 )
 

@@ -104,7 +104,6 @@ def test_like_needs_check_condition_and_suspect() -> None:
 #: Checks whose failures have no stand-alone program, by what stands in the way.
 WITHOUT_A_PROGRAM = {
     "statistics over many runs or an experiment": {
-        "minibatch_gradient_is_unbiased", "minibatch_gradient_variance_follows_the_law",
         "mean_loss_follows_the_moment_recursion", "mean_loss_of_shuffled_epochs_is_the_expected_one",
         "training_leaves_the_optimum_beyond_the_stability_threshold", "training_settles_at_the_stationary_loss",
         "noise_scale_estimator_is_unbiased", "fewer_updates_explain_the_higher_loss",
