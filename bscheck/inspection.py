@@ -184,7 +184,7 @@ def _found(context: Context, traits: Traits) -> list[str]:
         "outputs whose loss Keras cannot weigh by one number for each example (cases run without weights)"
         if context.refused_weights and context.subject.draw(0, 1)[2] is None
         else "",
-        f"loops of its own that refuse {', '.join(refused)}" if refused else "",
+        f"loops that refuse {', '.join(refused)}" if refused else "",
     ]
     return [words for words in said if words]
 

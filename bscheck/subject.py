@@ -288,7 +288,7 @@ def check_batch(subject: Subject, batch: Any, source: str, size: int | None = No
                 array = np.asarray(leaf)
             except Exception as error:
                 raise fail(f"has {part} that NumPy cannot read: {one_line(error)}") from error
-            if array.ndim == 0 or array.dtype == object:
+            if array.ndim == 0 or (array.dtype == object and not _text(array)):
                 raise fail(f"has {part} that is not an array of examples: {_kind(leaf)}")
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 bad = int(np.argwhere(~np.isfinite(array))[0][0])
@@ -302,7 +302,23 @@ def check_batch(subject: Subject, batch: Any, source: str, size: int | None = No
         raise fail("has no examples")
     if size is not None and n != size:
         raise fail(f"returned {n} examples where {size} were asked for")
-    return x, y, None if w is None else np.asarray(w)
+    return map_leaves(_as_keras_takes_it, x), map_leaves(_as_keras_takes_it, y), None if w is None else np.asarray(w)
+
+
+def _text(array: Any) -> bool:
+    """Whether an array holds strings, of NumPy's own kinds or as objects."""
+    return array.dtype.kind in "US" or all(isinstance(value, (str, bytes)) for value in array.flat)
+
+
+def _as_keras_takes_it(leaf: Any) -> Any:
+    """Return strings as an array of objects: Keras's loops take no other."""
+    import numpy as np
+
+    array = np.asarray(leaf)
+    if array.dtype.kind not in "USO":
+        return leaf
+    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in array.flat]
+    return np.array(texts, object).reshape(array.shape)
 
 
 def _kind(value: Any) -> str:

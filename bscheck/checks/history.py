@@ -25,7 +25,7 @@ from bscheck.checks.independence import IN_FULL, in_full, inference_cases
 from bscheck.checks.truth import Truth, forward, truth
 from bscheck.results.verdict import Reading, worst
 from bscheck.runtime.bench import Array, Bench
-from bscheck.runtime.inference import ENDLESS, Trainer, sources
+from bscheck.runtime.inference import ENDLESS, Trainer
 from bscheck.subject import take
 
 #: Calls that can come before, on other examples.
@@ -83,7 +83,7 @@ def history_corners(context: Context) -> Sequence[InferenceCase]:
     corners += [replace(ragged, path="fit", batch_size=16), replace(ragged, path="fit", batch_size=64, tail=36)]
     corners += [
         replace(plain, path="fit", batches=3, batch_size=2, source=s, weights="unequal")
-        for s in sources()
+        for s in context.sources()
         if "unknown" in s
     ]
     if in_full(context) and context.given is None:
@@ -193,9 +193,9 @@ def epoch_params() -> list[Param]:
     return [p for p in subjects_of_the_gate() if p.get("subject") in IN_FULL]
 
 
-def _held_out_sources() -> list[str]:
+def _held_out_sources(context: Context) -> list[str]:
     """Return the ways to give held-out examples that serve for more than one epoch."""
-    return [source for source in sources() if source not in ("generator", "dataset_unknown")]
+    return [source for source in context.sources() if source not in ("generator", "dataset_unknown")]
 
 
 def epoch_corners(context: Context) -> Sequence[InferenceCase]:
@@ -204,7 +204,7 @@ def epoch_corners(context: Context) -> Sequence[InferenceCase]:
     if context.runtime.compiles_per_shape:
         return (plain,)
     plain = replace(plain, batches=2)  # the held-out examples, in batches of one more, are two batches too
-    return [replace(plain, source=source, seed=i) for i, source in enumerate(_held_out_sources())]
+    return [replace(plain, source=source, seed=i) for i, source in enumerate(_held_out_sources(context))]
 
 
 def epoch_cases(context: Context) -> Any:
@@ -215,7 +215,7 @@ def epoch_cases(context: Context) -> Any:
         context,
         path=st.just("fit"),
         weights=st.sampled_from(["unequal", "zeros"]),
-        source=st.sampled_from(_held_out_sources()),
+        source=st.sampled_from(_held_out_sources(context)),
         mode=st.just(context.runtime.modes[0]),
         steps_per_execution=st.just(1),
     )

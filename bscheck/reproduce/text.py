@@ -91,6 +91,8 @@ def array(value: Any) -> str:
     a = np.asarray(value)
     if a.size > MOST_NUMBERS:
         raise NoScript(f"its arrays are too large to be written down ({a.size} numbers)")
+    if a.dtype == object and all(isinstance(value, (str, bytes)) for value in a.flat):
+        return f"np.array({a.tolist()!r}, dtype=object)"
     if a.dtype.kind not in "fiubUS":
         raise NoScript(f"NumPy alone does not know the dtype {a.dtype}")
     dtype = f', "{a.dtype}"' if a.dtype.kind in "fiub" else ""

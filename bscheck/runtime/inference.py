@@ -37,12 +37,14 @@ def loops_of_keras(model: Any) -> bool:
 def refusals(bench: Bench) -> dict[str, str]:
     """Return each way of giving examples with why the model refuses it, "" where it does not.
 
-    Keras's own loops take them all, and one that they do not take is a finding. A model with a ``fit``,
-    ``evaluate`` or ``predict`` of its own is asked with two examples.
+    Keras's own loops take numbers from them all, and one that they do not take is a finding. A model with a ``fit``,
+    ``evaluate`` or ``predict`` of its own is asked with two examples, and so is one that takes strings, which Keras
+    takes as arrays alone.
     """
-    if loops_of_keras(bench.model):
+    batch = bench.cast(bench.subject.draw(0, 2))
+    if loops_of_keras(bench.model) and not any(np.asarray(leaf).dtype == object for leaf in leaves(batch[:2])):
         return dict.fromkeys(sources(), "")
-    trainer, batch = Trainer(bench, "graph", 1), bench.cast(bench.subject.draw(0, 2))
+    trainer = Trainer(bench, "graph", 1)
     return {source: _refusal(trainer, batch, source) for source in sources()}
 
 

@@ -132,6 +132,27 @@ def a_pydataset() -> Any:
     return Data()
 
 
+def reader() -> Any:
+    """Return a model that takes sentences."""
+    import keras
+
+    words = keras.layers.TextVectorization(8, output_sequence_length=3, vocabulary=list("abcde"))
+    pooled = [keras.layers.Embedding(8, 3), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)]
+    return keras.Sequential([keras.Input((), dtype="string"), words, *pooled])
+
+
+def sentences(seed: int, size: int) -> Rows:
+    rng = np.random.default_rng(seed)
+    return np.array([" ".join(rng.choice(list("abcde"), 3)) for _ in range(size)]), rng.normal(size=(size, 1))
+
+
+def sentences_as_tensors(seed: int, size: int) -> Rows:
+    import tensorflow as tf
+
+    x, y = sentences(seed, size)
+    return tf.constant(x), y
+
+
 SUBJECTS: dict[str, Callable[[], dict[str, Any]]] = {
     "sequential": lambda: {"build": sequential},
     "compiled": lambda: {"build": compiled},
@@ -144,11 +165,13 @@ SUBJECTS: dict[str, Callable[[], dict[str, Any]]] = {
     "pydataset": lambda: {"build": sequential, "data": a_pydataset()},
     "list_of_batches": lambda: {"build": sequential, "data": [vectors(i, 8) for i in range(3)]},
     "arrays": lambda: {"build": sequential, "data": vectors(0, 12)},
+    "strings": lambda: {"build": reader, "data": sentences},
+    "tensors_of_strings": lambda: {"build": reader, "data": sentences_as_tensors},
 }  # fmt: skip
 
 
 #: Those whose structure goes through Keras's loops too.
-IN_LOOPS = ("nested_inputs_and_two_outputs", "subclass_with_a_layer_of_its_own")
+IN_LOOPS = ("nested_inputs_and_two_outputs", "subclass_with_a_layer_of_its_own", "strings")
 
 
 def make(name: str, **options: Any) -> bscheck.Subject:

@@ -100,7 +100,7 @@ FOUND: dict[str, tuple[dict[str, Any], str, str]] = {
         {"build": stack("masked", "steps", "out", **TOKENS), "data": tokens}, "masked_loss",
         "a mask that reaches the loss",
     ),
-    "own loops": ({"build": picky}, "own_loops", "loops of its own that refuse generator, pydataset"),
+    "own loops": ({"build": picky}, "own_loops", "loops that refuse generator, pydataset"),
     "own step": ({"step": lambda model, optimizer, micro_batches: None}, "own_step", "a step of its own"),
 }  # fmt: skip
 
