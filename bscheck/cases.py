@@ -1207,6 +1207,8 @@ class AverageCase(Case):
     ----------
     batch_size, batches, epochs : int
         Examples in a batch, batches in an epoch, and epochs.
+    calls : int
+        Trainings, one after the other.
     every : int
         Updates after which the averages replace the weights; 0: when training ends.
     """
@@ -1214,6 +1216,7 @@ class AverageCase(Case):
     batch_size: int = 2
     batches: int = 2
     epochs: int = 1
+    calls: int = 1
     every: int = 0
     mode: str = "graph"
 

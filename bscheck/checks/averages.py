@@ -23,10 +23,10 @@ def _averaging(bench: Bench, mode: str, every: int) -> AveragingLearner:
 
 
 def average_corners(context: Context) -> Sequence[AverageCase]:
-    """Return one epoch and three, the averages taking over at the end, or every two updates too."""
+    """Return one epoch and three, the averages taking over at the end, or every two updates too; and two trainings."""
     plain = AverageCase(mode=context.runtime.modes[0])
     longer = replace(plain, batches=3, epochs=3, seed=1)
-    return (plain, longer, replace(longer, every=2, seed=2))
+    return (plain, longer, replace(longer, every=2, seed=2), replace(plain, calls=2, seed=3))
 
 
 def average_cases(context: Context) -> Any:
@@ -39,6 +39,7 @@ def average_cases(context: Context) -> Any:
         batch_size=st.just(2),
         batches=st.integers(1, 3),
         epochs=st.integers(1, 3),
+        calls=st.integers(1, 2),
         every=st.sampled_from([0, 2]),
         mode=st.just(context.runtime.modes[0]),
     )
@@ -54,7 +55,7 @@ def average_cases(context: Context) -> Any:
     examples=(0, 0, 100),
     per_subject=False,
     catches="moving averages that replace the weights after an epoch instead of after the last one, or never, or at "
-    "another update than ema_overwrite_frequency says",
+    "another update than ema_overwrite_frequency says, or from which no further training can go on",
     formula="float64, each variable of model and optimizer: rms(a-b) <= 1e-10 (rms(b) + rms(b - start)); b: "
     "train_on_batch on the same batches, then finalize_variable_values()",
     source="keras.io/api/optimizers: ema_overwrite_frequency, 'if None, … you need to explicitly overwrite the "
@@ -66,14 +67,16 @@ def fit_ends_with_the_moving_averages(context: Context, case: AverageCase) -> Re
     """Averages of the weights take their place after the last epoch of ``fit``, and not before."""
     bench = context.bench("float64")
     batch = context.subject.draw(case.seed, case.batch_size * case.batches)
-    learner = _averaging(bench, case.mode, case.every)
+    # A learner that could not train again (Keras on JAX) is of no use to other cases.
+    learner = (AveragingLearner if case.calls > 1 else _averaging)(bench, case.mode, case.every)
     ends = []
     for source in ("arrays", "on_batch"):
         learner.reset(draw_weights(bench, case.seed, "usual"))
         before = learner.state()
-        learner.learn(batch, case.batch_size, source, case.epochs)
-        if source == "on_batch":
-            learner.finalize()
+        for _ in range(case.calls):
+            learner.learn(batch, case.batch_size, source, case.epochs)
+            if source == "on_batch":
+                learner.finalize()
         ends.append(learner.state())
     return compare("arrays", before, *ends)
 

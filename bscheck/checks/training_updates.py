@@ -20,7 +20,7 @@ from bscheck.checks.context import Context, cached_in_process, draw_weights, fir
 from bscheck.checks.updates import FORMULA, SOURCE, State, accumulated, compare_states, state_of
 from bscheck.errors import SubjectError, one_line
 from bscheck.results.verdict import NotApplicable, Reading, worst
-from bscheck.runtime import keras_module
+from bscheck.runtime import current, keras_module
 from bscheck.runtime.bench import Array, Bench, concatenate
 from bscheck.runtime.probe import history, make_spy
 from bscheck.runtime.rig import Rig, accumulators, slots, updates
@@ -76,13 +76,15 @@ def own_optimizer(subject: Subject) -> Any:
     SubjectError
         When it cannot be made.
     NotApplicable
-        When its learning rate is a schedule (which has a promise of its own).
+        When its learning rate is a schedule (which has a promise of its own), or its gradients cannot be seen.
     """
     optimizer = subject.optimizer
     try:
         made = optimizer() if callable(optimizer) else keras_module().optimizers.get(optimizer)
     except Exception as error:
         raise SubjectError(f"Subject {subject.name!r}: optimizer= cannot be made: {one_line(error)}") from error
+    if hasattr(made, "inner_optimizer") and current().name == "jax":
+        raise NotApplicable("on JAX a LossScaleOptimizer passes gradients on without apply, where they would be seen")
     if isinstance(getattr(made, "inner_optimizer", made).get_config().get("learning_rate"), dict):
         raise NotApplicable("the learning rate is a schedule, which counts micro-batches as Keras documents")
     return made

@@ -24,12 +24,13 @@ def ended(check: Check, context: Context, case: AverageCase, reading: Reading) -
     body = f"""
 {head}
 model = ready()
-model.fit(x, y, sample_weight=w, batch_size={case.batch_size}, epochs={case.epochs}, shuffle=False, verbose=0)
+for _ in range({case.calls}):
+    model.fit(x, y, sample_weight=w, batch_size={case.batch_size}, epochs={case.epochs}, shuffle=False, verbose=0)
 alike = ready()
-for _ in range({case.epochs}):
-    for batch in batches():
+for _ in range({case.calls}):
+    for batch in batches() * {case.epochs}:
         alike.train_on_batch(*batch)
-alike.optimizer.finalize_variable_values(alike.trainable_variables)
+    alike.optimizer.finalize_variable_values(alike.trainable_variables)
 for a, b in zip([*model.variables, *model.optimizer.variables], [*alike.variables, *alike.optimizer.variables]):
     seen, expected = keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)
     if expected.dtype.kind == "f":

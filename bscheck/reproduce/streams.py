@@ -12,6 +12,7 @@ from bscheck.checks import Check
 from bscheck.checks.context import Context
 from bscheck.reproduce import NoScript
 from bscheck.reproduce.text import array, program, raised, what
+from bscheck.reproduce.values import mode_of
 from bscheck.results.verdict import Reading
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _ledger(ledger: Ledger, case: Any) -> str:
     """Return the statements that make the ledger's examples and model."""
     from bscheck.oracles.ledger import CENTRE, COLUMNS, FACTOR, SLOPE
 
-    mode = {"eager": ", run_eagerly=True", "jit": ", jit_compile=True", "graph": ", jit_compile=False"}[case.mode]
+    mode = mode_of(case)
     joined = f", steps_per_execution={case.steps_per_execution}" if case.steps_per_execution > 1 else ""
     k = case.micro_batches if case.micro_batches > 1 else None
     model = _LEDGER.format(

@@ -19,6 +19,7 @@ from bscheck.checks.context import Context, draw_sample_weights, random
 from bscheck.reproduce import NoScript
 from bscheck.reproduce.text import array, options, program, raised, what
 from bscheck.results.verdict import Reading
+from bscheck.runtime import current
 
 #: What the expected numbers of these programs are, in a comment.
 #: Keras rounds some factors to float32, in float64 too.
@@ -317,7 +318,8 @@ _SOURCES = {
 
 def mode_of(case: Any) -> str:
     """Return the options of ``compile`` for the case's execution mode."""
-    return {"eager": ", run_eagerly=True", "jit": ", jit_compile=True", "graph": ", jit_compile=False"}[case.mode]
+    options = current().compile_options(case.mode)
+    return ", run_eagerly=True" if options["run_eagerly"] else f", jit_compile={options['jit_compile']}"
 
 
 def call_of(case: InferenceCase, weighed: bool, more: str = "") -> tuple[str, list[str]]:
