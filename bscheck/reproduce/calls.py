@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from bscheck.cases import AverageCase, OwnMetricCase, PrintedCase, SwapCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context, draw_weights, random
 from bscheck.reproduce import NoScript
-from bscheck.reproduce.models import ROWS, parts_of, small
-from bscheck.reproduce.text import array, assigned, program, raised, tree, what
+from bscheck.reproduce.models import ROWS, parts_of, small, written
+from bscheck.reproduce.text import array, program, raised, what
 from bscheck.reproduce.values import mode_of
 from bscheck.results.verdict import Reading
 from bscheck.runtime.averages import KEPT
@@ -125,13 +123,7 @@ def _averaging(context: Context, case: AverageCase | SwapCase, every: int) -> tu
     weights = bench.split(draw_weights(bench, case.seed, "usual"))
     more = "" if w is None else f", w[i : i + {b}]"
     head = f"""
-{parts.build}
-
-
-x = {tree(x)}
-y = {tree(y)}
-w = {tree(w)}
-{assigned("WEIGHTS", [np.asarray(v) for v in weights])}
+{written(parts, (x, y, w), weights)}
 {ROWS}
 def batches():
     return [(rows(x, i, i + {b}), rows(y, i, i + {b}){more}) for i in range(0, {n}, {b})]

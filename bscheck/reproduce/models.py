@@ -15,6 +15,7 @@ from bscheck.reproduce import NoScript
 from bscheck.reproduce.text import array, assigned, imported, keras_object, program, raised, tree, what
 from bscheck.reproduce.values import call_of, mode_of
 from bscheck.results.verdict import Reading
+from bscheck.runtime.bench import Array
 from bscheck.subject import Subject, leaves
 
 #: The gate's models that are no plain stack of layers.
@@ -102,6 +103,12 @@ def _own_loss(subject: Subject) -> tuple[str, list[str]]:
     except (NoScript, AttributeError):
         line, name = imported(subject.loss, f"the loss= of {subject.name!r}")
         return name, [line]
+
+
+def written(parts: Parts, batch: Sequence[Any], weights: Sequence[Array]) -> str:
+    """Return the statements that define ``build``, the examples ``x``, ``y`` and ``w``, and ``WEIGHTS``."""
+    given = "\n".join(f"{name} = {tree(part)}" for name, part in zip("xyw", batch, strict=True))
+    return f"{parts.build}\n\n\n{given}\n{assigned('WEIGHTS', weights)}"
 
 
 def small(batch: Any) -> bool:
@@ -206,13 +213,7 @@ def mini_batches(check: Check, context: Context, case: VarianceCase, reading: Re
     summed = context.traits.reduction == "sum"
     law = check.name == "minibatch_gradient_variance_follows_the_law"
     body = f"""
-{parts.build}
-
-
-x = {tree(x)}
-y = {tree(y)}
-w = {tree(w)}
-{assigned("WEIGHTS", [np.asarray(v) for v in weights])}
+{written(parts, (x, y, w), weights)}
 {ROWS.replace("a, b", "chosen").replace("a:b", "chosen")}
 def gradients(batch_size):
     # Of every mini-batch of that size, by variable.
@@ -287,13 +288,7 @@ def state(check: Check, context: Context, case: InferenceCase, reading: Reading)
     call, imports = call_of(replace(case, path="fit"), w is not None)
     weights_of_batch = "" if w is None else f", sample_weight=w[i : i + {b}]"
     body = f"""
-{parts.build}
-
-
-x = {tree(x)}
-y = {tree(y)}
-w = {tree(w)}
-{assigned("WEIGHTS", [np.asarray(v, case.dtype) for v in weights])}
+{written(parts, (x, y, w), [np.asarray(v, case.dtype) for v in weights])}
 {ROWS.replace("rows(", "batch(")}
 
 def ready():
@@ -401,13 +396,7 @@ def epochs(check: Check, context: Context, case: InferenceCase, reading: Reading
     more = f", metrics={plain}, weighted_metrics={plain}" if context.subject.metrics else ""
     weights = [np.asarray(v, case.dtype) for v in context.bench(case.dtype).split(whole.weights)]
     body = f"""
-{parts.build}
-
-
-x = {tree(whole.x)}
-y = {tree(whole.y)}
-w = {tree(whole.w)}
-{assigned("WEIGHTS", weights)}
+{written(parts, (whole.x, whole.y, whole.w), weights)}
 {ROWS}
 model = build()
 for variable, value in zip(model.trainable_variables, WEIGHTS):
