@@ -341,8 +341,10 @@ def gradient(batches, k=None):
     model = build()
     for variable, value in zip(model.trainable_variables, WEIGHTS):
         variable.assign(value)
-    # With SGD and a learning rate of 1, what the weights lose is the gradient.
-    model.compile(keras.optimizers.SGD(1.0, gradient_accumulation_steps=k), loss=SumOfProducts(reduction="sum"))
+    # With SGD and a learning rate of 1, what the weights lose is the gradient. The large batch runs op by op: a step
+    # of TensorFlow that is compiled may update a weight before the backward pass reads it, where the loss is linear.
+    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=k)
+    model.compile(optimizer, loss=SumOfProducts(reduction="sum"), run_eagerly=k is None)
     for x, y in batches:
         model.train_on_batch(x, y)
     return [w - keras.ops.convert_to_numpy(v) for w, v in zip(WEIGHTS, model.trainable_variables)]

@@ -11,6 +11,7 @@ from typing import Any
 from bscheck.oracles.layers import Spec, spec
 from bscheck.oracles.layers.activations import ACTIVATIONS
 from bscheck.runtime import current, keras_module
+from bscheck.surface import takes
 
 
 @dataclass(frozen=True)
@@ -613,17 +614,12 @@ def constructions(name: str) -> tuple[Construction, ...]:
         return tuple(
             _make("Activation", _SHAPE, activation=function, arguments=dict(given))
             for given in ACTIVATION_ARGUMENTS.get(function, ({},))
-            if _takes(getattr(keras_module().activations, function), given)
+            if takes(getattr(keras_module().activations, function), given)
         )
     if name in AUGMENTATIONS:
         call = {"options": {"training": False}, "gradients": False}
         return (_make(name, _IMAGE, call=call, **AUGMENTATIONS[name]),) if name in exported_layers() else ()
     return tuple(c for c in CONSTRUCTIONS[name] if name in exported_layers() and _available(c))
-
-
-def _takes(function: Any, options: Mapping[str, Any]) -> bool:
-    known = inspect.signature(function).parameters
-    return all(option in known for option in options)
 
 
 def _available(construction: Construction) -> bool:
@@ -636,7 +632,7 @@ def _available(construction: Construction) -> bool:
     exported: Any = exported_layers()[construction.spec.name]
     # What every layer takes is passed on by its keywords.
     own = {k: v for k, v in construction.spec.options.items() if k not in ("name", "trainable")}
-    if not _takes(exported.__init__, own):
+    if not takes(exported, own):
         return False
     return not construction.refusable or _accepted(construction.spec)
 
@@ -667,7 +663,7 @@ def build(layer: Spec, seed: int = 0) -> Any:
     if layer.name == "Lambda":
         return keras.layers.Lambda(lambda x, factor: x * factor + x * x, **options)
     exported = getattr(keras.layers, layer.name)
-    if _takes(exported.__init__, {"seed": 0}) and "Dropout" in layer.name + layer.name.replace("Noise", "Dropout"):
+    if takes(exported, {"seed": 0}) and "Dropout" in layer.name + layer.name.replace("Noise", "Dropout"):
         options["seed"] = seed
     return exported(**options)
 

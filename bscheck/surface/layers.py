@@ -17,6 +17,7 @@ import numpy as np
 
 from bscheck.errors import BscheckError, unknown
 from bscheck.runtime import keras_module
+from bscheck.surface import parameters, takes
 
 Array = np.ndarray[Any, Any]
 
@@ -767,21 +768,16 @@ def missing(name: str) -> str | None:
     return None
 
 
-def _parameters(exported: Any) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(exported.__init__).parameters
-
-
 @functools.cache
 def options(name: str) -> Sequence[Construction]:
     """Return the constructions of a layer that the installed Keras and its backend know."""
     if name not in layer_classes():
         raise BscheckError(unknown("layer", name, layer_classes()))
     backend = keras_module().backend.backend()
-    takes = _parameters(layer_classes()[name])
     return [
         c
         for c in constructions().get(name, ())
-        if (not c.backends or backend in c.backends) and all(need in takes for need in c.needs)
+        if (not c.backends or backend in c.backends) and takes(layer_classes()[name], c.needs)
     ]
 
 
@@ -805,7 +801,7 @@ def loops(name: str) -> bool:
 @functools.cache
 def stateful_layers() -> Sequence[str]:
     """Return the exported layers that can keep their state from one batch to the next."""
-    named = [name for name, exported in layer_classes().items() if "stateful" in _parameters(exported)]
+    named = [n for n, exported in layer_classes().items() if "stateful" in parameters(exported)]
     return [*named, "Bidirectional", "StackedRNNCells"]
 
 

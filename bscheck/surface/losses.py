@@ -16,6 +16,7 @@ import numpy as np
 
 from bscheck.errors import BscheckError, unknown
 from bscheck.runtime import keras_module
+from bscheck.surface import takes
 
 Array = np.ndarray[Any, Any]
 
@@ -245,8 +246,7 @@ def construction(name: str) -> Construction:
 def accepts(name: str, *options: str) -> bool:
     """Whether the installed loss takes these options."""
     exported = getattr(keras_module().losses, name)
-    parameters = inspect.signature(exported.__init__ if inspect.isclass(exported) else exported).parameters
-    return all(option in parameters for option in options)
+    return takes(exported, options)
 
 
 def variants(name: str) -> Mapping[str, Variant]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bscheck.runtime import keras_module
+from bscheck.surface import takes
 
 Array = np.ndarray[Any, Any]
 
@@ -232,8 +233,7 @@ def without_construction() -> list[str]:
 def usable(name: str, options: Mapping[str, Any]) -> bool:
     """Whether the installed Keras knows these options of the metric."""
     member = exported()[name]
-    parameters = inspect.signature(member).parameters
-    if not set(options) <= set(parameters):
+    if not takes(member, options):
         return False
     try:
         make(name, options)

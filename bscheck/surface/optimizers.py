@@ -10,6 +10,7 @@ from typing import Any
 
 from bscheck.errors import BscheckError, unknown
 from bscheck.runtime import keras_module
+from bscheck.surface import parameters, takes
 
 #: Learning rate of every optimizer under test: large, so that an update is far above the rounding of the weights.
 LEARNING_RATE = 0.05
@@ -111,8 +112,8 @@ def exports(class_name: str) -> bool:
 
 def own_options(variant: Variant) -> list[str]:
     """Return the options of the optimizer's constructor that its base class does not have."""
-    parameters = inspect.signature(getattr(keras_module().optimizers, variant.class_name).__init__).parameters
-    named = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and n != "self"]
+    known = parameters(getattr(keras_module().optimizers, variant.class_name))
+    named = [n for n, p in known.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and n != "self"]
     return [n for n in named if n not in COMMON_OPTIONS]
 
 
@@ -123,15 +124,14 @@ def other_values(variant: Variant, option: str) -> dict[str, Any]:
         raise BscheckError(unknown(f"option of {variant.class_name}", option, own))
     numbers = [n for n in own if n in OTHER_VALUES and type(OTHER_VALUES[n]) in (int, float)]
     chosen = {"all": numbers, "none": []}.get(option, [option])
-    default = inspect.signature(getattr(keras_module().optimizers, variant.class_name).__init__).parameters
+    default = parameters(getattr(keras_module().optimizers, variant.class_name))
     other = {n: not default[n].default if type(OTHER_VALUES[n]) is bool else OTHER_VALUES[n] for n in chosen}
     return {**variant.options, **other}
 
 
 def accepts(variant: Variant, option: str) -> bool:
     """Whether the optimizer's constructor takes the option."""
-    parameters = inspect.signature(getattr(keras_module().optimizers, variant.class_name).__init__).parameters
-    return option in parameters
+    return takes(getattr(keras_module().optimizers, variant.class_name), [option])
 
 
 def make(

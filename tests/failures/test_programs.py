@@ -119,7 +119,8 @@ def test_program_fails_with_the_defect_and_passes_without(name: str) -> None:
     finally:
         forget()
     assert (code, printed[:6]) == (1, "FAILS:"), printed
-    assert run_here(source)[0] == 0
+    code, printed = run_here(source)
+    assert code == 0, f"without the defect: {printed}\n{source}"
     imports = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
     others = {line for line in imports if line.split()[1] not in sys.stdlib_module_names}
     assert others <= {"import keras", "import numpy as np", "import tensorflow as tf"}
