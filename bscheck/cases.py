@@ -1161,6 +1161,44 @@ class PrintedCase(Case):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OrderCase(Case):
+    """One step of a chain of dense layers, whose weights, inputs and targets are small integers.
+
+    Attributes
+    ----------
+    examples : int
+        B.
+    layers : int
+        Dense layers, each of `HIDDEN` units.
+    bias : str
+        ``on``, or ``none``.
+    activation : str
+        What follows every layer but the last.
+    path : str
+        ``train_on_batch``, or a ``fit`` of one step.
+    models : int
+        Equal models, each compiled for itself: how a graph is put in order may differ from one to the next.
+    """
+
+    HIDDEN: ClassVar[int] = 3
+
+    examples: int = 3
+    layers: int = 2
+    bias: str = "none"
+    activation: str = "linear"
+    path: str = "train_on_batch"
+    models: int = 1
+    mode: str = "graph"
+
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {
+        "bias": ("none", "on"),
+        "activation": ("linear", "relu"),
+        "path": ("train_on_batch", "fit"),
+        "mode": MODES,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
 class OwnMetricCase(Case):
     """Examples whose mean a metric of a model's own keeps.
 

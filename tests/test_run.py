@@ -319,6 +319,14 @@ def test_pinned_case_that_passes_fails_the_run_and_names_the_entry() -> None:
     )
 
 
+def test_pinned_case_of_an_intermittent_defect_may_pass() -> None:
+    issue = replace(known(), intermittent=True)
+    passed = run_pinned(issue, make(lambda context, case: Reading(0.1)), FakeContext())
+    assert (passed.verdict, passed.reason) == (Verdict.REPORTED, "decay-breaks: did not show in this run")
+    failed = run_pinned(issue, make(breaks_at_seven), FakeContext())
+    assert (failed.verdict, failed.reason) == (Verdict.KNOWN_ISSUE, "decay-breaks: still fails")
+
+
 @pytest.mark.parametrize(("share", "state"), [(0.1, "fixed"), (2.0, "still there")])
 def test_pinned_case_outside_the_range_is_reported(share: float, state: str) -> None:
     result = run_pinned(known(keras="<3.15"), make(lambda context, case: Reading(share)), FakeContext())

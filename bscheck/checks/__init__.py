@@ -25,6 +25,7 @@ FAMILIES = {
         "bscheck.checks.gradients",
         "bscheck.checks.accumulators",
         "bscheck.checks.updates",
+        "bscheck.checks.order",
         "bscheck.checks.training_updates",
         "bscheck.checks.loss_scaling",
         "bscheck.checks.members",

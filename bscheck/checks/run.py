@@ -157,7 +157,8 @@ def run_pinned(issue: KnownIssue, check: Check, context: Context) -> Result:
     -------
     Result
         Of family ``known issues``. Where the issue's condition holds: ``known issue`` while the case fails,
-        ``failed`` once it passes. Elsewhere ``reported``: fixed, or still there.
+        ``failed`` once it passes (``reported``, where the defect is intermittent). Elsewhere ``reported``: fixed, or
+        still there.
     """
     started = time.monotonic()
     case = check.case.from_json(dict(issue.case))
@@ -208,6 +209,8 @@ def _judge_pinned(issue: KnownIssue, case: Case, told: Result, environment: Mapp
             return _expired(issue, case, told)
         reason = f"{issue.id}: still fails"
         return replace(told, verdict=Verdict.KNOWN_ISSUE, reason=reason, held={issue.id: 1})
+    if issue.intermittent:
+        return replace(told, verdict=Verdict.REPORTED, reason=f"{issue.id}: did not show in this run")
     text = f"known issue {issue.id!r} is fixed here: delete its entry in {issue.source}"
     seen = Reading(told.worst.share, seen=f"the pinned case passes; {text}", allowed="it must still fail")
     failure = Failure(case.to_json(), told.worst_case, seen)

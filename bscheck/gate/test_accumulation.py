@@ -10,6 +10,7 @@ accumulated_gradient_is_the_mean_of_what_was_accumulated = promise(
 accumulation_is_exact_on_integers = promise("accumulation_is_exact_on_integers")
 ragged_window_averages_its_micro_batches_equally = promise("ragged_window_averages_its_micro_batches_equally")
 accumulated_update_matches_large_batch = promise("accumulated_update_matches_large_batch")
+step_takes_its_gradients_before_it_updates = promise("step_takes_its_gradients_before_it_updates")
 accumulated_training_matches_large_batches = promise("accumulated_training_matches_large_batches")
 bias_correction_counts_updates = promise("bias_correction_counts_updates")
 weight_decay_acts_once_per_update = promise("weight_decay_acts_once_per_update")

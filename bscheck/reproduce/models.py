@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import GradientCase, InferenceCase, TrajectoryCase, VarianceCase
+from bscheck.cases import GradientCase, InferenceCase, OrderCase, TrajectoryCase, VarianceCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context, draw_micro_batches, draw_sample_weights, draw_weights
 from bscheck.reproduce import NoScript
@@ -353,6 +353,40 @@ def gradient(batches, k=None):
 large = [tuple(np.concatenate(parts) for parts in zip(*BATCHES))]
 for i, (a, b) in enumerate(zip(gradient(BATCHES, {k}), gradient(large))):
     compare(f"the gradient of weight {{i}}, ", a, b / np.float32({k}), 0)
+"""
+    return program(what(check, context, case), body, raised=raised(reading))
+
+
+def order(check: Check, context: Context, case: OrderCase, reading: Reading) -> str:
+    """Show steps from the same integer weights beside the gradients that the chain rule gives at these weights."""
+    from bscheck.checks.order import chain_gradients, drawn_step
+
+    loss: Any = context.param.get("loss")
+    weights, x, y = drawn_step(case)
+    of_predictions = {
+        "product": "keras.ops.sum(y_true * y_pred)",
+        "prediction": "keras.ops.sum(y_pred)",
+        "square": "keras.ops.sum(keras.ops.square(y_pred - y_true))",
+    }
+    hidden = f"keras.layers.Dense({case.HIDDEN}, activation={case.activation!r}, use_bias={case.bias == 'on'})"
+    last = f"keras.layers.Dense({case.HIDDEN}, use_bias={case.bias == 'on'})"
+    call = "fit(x, y, batch_size=len(x), verbose=0)" if case.path == "fit" else "train_on_batch(x, y)"
+    body = f"""
+{assigned("WEIGHTS", weights)}
+# The chain rule at these weights, in float64: integers, which float32 represents exactly.
+{assigned("GRADIENTS", [g.astype("float32") for g in chain_gradients(case, loss, weights, x, y)])}
+x, y = {array(x)}, {array(y)}
+# Equal models: in which of them a graph that is put in order differently takes another value is chance.
+for _ in range({max(case.models, 20)}):
+    layers = [{hidden} for _ in range({case.layers - 1})]
+    model = keras.Sequential([keras.Input(({case.HIDDEN},)), *layers, {last}])
+    loss = lambda y_true, y_pred: {of_predictions[loss]}
+    model.compile(keras.optimizers.SGD(1.0), loss=loss{mode_of(case)})
+    for _ in range(3):
+        model.set_weights(WEIGHTS)
+        model.{call}
+        for i, (before, after, gradient) in enumerate(zip(WEIGHTS, model.get_weights(), GRADIENTS)):
+            compare(f"what weight {{i}} loses in a step, ", before - after, gradient, 0)
 """
     return program(what(check, context, case), body, raised=raised(reading))
 

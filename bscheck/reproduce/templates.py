@@ -82,6 +82,7 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "layer_gradient_is_the_sum_over_micro_batches": layers.gradient,
     "metrics_of_flat_predictions_average_the_updates": values.flat_metric,
     "accumulation_is_exact_on_integers": models.integers,
+    "step_takes_its_gradients_before_it_updates": models.order,
     "schedules_count_micro_batches": updates.schedule,
     "member_updates_its_own_variables_as_alone": updates.members,
     "every_epoch_reports_its_own_and_the_held_out_examples": models.epochs,

@@ -28,7 +28,7 @@ VERSIONS = ("keras", "backend_version", "numpy", "python")
 PLACES = ("backend", "device", "platform")
 
 _REQUIRED = ("id", "check", "reason", "link")
-_OPTIONAL = ("expires",)
+_OPTIONAL = ("expires", "intermittent")
 _TABLES = ("when", "param", "case")
 _RANGE = frozenset({"min", "max"})
 
@@ -52,6 +52,8 @@ class KnownIssue:
         The last day on which the entry holds anything, as ISO 8601 has it; "" for no end.
     expired : bool
         Whether that day has passed.
+    intermittent : bool
+        Whether the defect shows in some runs only, so that a run in which the pinned case passes proves nothing.
     """
 
     id: str
@@ -64,6 +66,7 @@ class KnownIssue:
     source: str = ""
     expires: str = ""
     expired: bool = False
+    intermittent: bool = False
 
     def since(self) -> str:
         """Return what is said of an entry whose day has passed."""
@@ -171,6 +174,8 @@ def _issue(path: Path, number: int, entry: Mapping[str, Any], checks: Mapping[st
                 raise KnownIssueError(f"{key} must be a table, headed [issue.{key}]")
         if entry["check"] not in checks:
             raise KnownIssueError(unknown("check", entry["check"], checks))
+        if type(entry.get("intermittent", False)) is not bool:
+            raise KnownIssueError(f"intermittent must be true or false, not {entry['intermittent']!r}")
         last = _last_day(entry.get("expires"))
         dated = {"expires": "" if last is None else last.isoformat(), "expired": last is not None and last < today}
         issue = KnownIssue(**{**entry, **dated}, source=source)

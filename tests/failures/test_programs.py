@@ -67,6 +67,7 @@ PLANTED = (
     "accumulation/decay_reads_the_next_rate",
     "accumulation/members_take_turns",
     "accumulation/integers_off_by_one_ulp",
+    "accumulation/last_weights_are_updated_first",
     "independence/flat_predictions_get_an_axis",
     "independence/validation_forgets_its_weights",
     "layers/bias_forgotten_in_mixed_precision",

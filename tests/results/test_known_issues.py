@@ -149,7 +149,11 @@ def test_true_is_not_one(file: Path) -> None:
         ("[[isue]]", "unknown key 'isue'; did you mean 'issue'? valid: issue"),
         ("[[issue]\n", "is not valid TOML: "),
         ("[[issue]]\n", "issue number 1: id is missing; give it as a string"),
-        (HEAD + "until = 3", "issue 'decay-breaks': unknown key 'until'; valid: case, check, expires, id, "),
+        (HEAD + "intermittent = 'often'", "issue 'decay-breaks': intermittent must be true or false, not 'often'"),
+        (
+            HEAD + "until = 3",
+            "issue 'decay-breaks': unknown key 'until'; valid: case, check, expires, id, ",
+        ),
         (HEAD.replace("link", "# link"), "issue 'decay-breaks': link is missing; give it as a string"),
         (HEAD + "when = 'always'", "issue 'decay-breaks': when must be a table, headed [issue.when]"),
         (
