@@ -152,6 +152,10 @@ FIXED = (
     Defect(
         "flattening of unknown lengths", "unknown_lengths_change_nothing", "3.10.0", "3.11.0", {"layer": "Flatten"}
     ),
+    Defect(
+        "Normalization along an axis that is not the last", "layer_computes_its_definition",
+        "3.13.2", "3.14.0", {"layer": "Normalization"},
+    ),
     Defect("masks of attention", "masked_steps_change_nothing", "3.11.3", "3.12.0", {"layer": "Attention"}),
     Defect(
         "iterations of the loss scale's wrapper stand still", "wrapper_keeps_the_state_of_its_optimizer",

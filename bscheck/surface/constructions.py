@@ -259,6 +259,7 @@ def _heads(name: str, *masks: str, **options: Any) -> Construction:
 
 _SCORES = {"options": {"return_attention_scores": True}}
 _CAUSAL = {"options": {"use_causal_mask": True}}
+_CAUSAL_SCORES = {"options": {"use_causal_mask": True, "return_attention_scores": True}}
 #: Dropped weights of the values: fewer values, of all heads, than outputs, so that each is read off.
 _DROPPED: Mapping[str, Any] = {**DRAWN, "examples": 64}
 _FEW_VALUES = ((3, 5), (2, 5))
@@ -322,6 +323,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("Softmax", (5,), call={"masks": {"mask": "entries"}}),
         _make("Softmax", (3, 4), call={"masks": {"mask": "entries"}}, axis=1),
         _make("Softmax", (3, 2, 2), axis=(1, 2)),
+        _make("Softmax", (3, 2, 2), axis=(1, 3)),
     ],
     # Recurrent
     "SimpleRNN": [
@@ -394,6 +396,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _make("LayerNormalization", (3, 4), axis=[1, 2], epsilon=0.02),
         _make("LayerNormalization", (3, 4), center=False),
         _make("LayerNormalization", (3, 4), scale=False, axis=1),
+        _make("LayerNormalization", (3, 4, 2), axis=[1, 3]),
     ],
     "RMSNormalization": [
         _make("RMSNormalization", (5,)),
@@ -431,6 +434,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
         _heads("MultiHeadAttention", "query_mask", "key_mask", num_heads=2, key_dim=2, value_dim=3, call=_SCORES),
         _heads("MultiHeadAttention", "attention_mask", num_heads=1, key_dim=2, use_bias=False, output_shape=5),
         _heads("MultiHeadAttention", num_heads=3, key_dim=1, call=_CAUSAL, shapes=_ALL_SAME),
+        _heads("MultiHeadAttention", "value_mask", num_heads=2, key_dim=2, call=_CAUSAL_SCORES, shapes=_ALL_SAME),
         _heads(
             "MultiHeadAttention", num_heads=2, key_dim=3, call=_DROPPED, shapes=_FEW_VALUES, dropout=0.4, seed=1
         ),
@@ -440,6 +444,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
             _heads(name, "value_mask", head_dim=3, num_query_heads=4, num_key_value_heads=2),
             _heads(name, "attention_mask", head_dim=2, num_query_heads=3, num_key_value_heads=1, call=_SCORES),
             _heads(name, head_dim=2, num_query_heads=2, num_key_value_heads=2, call=_CAUSAL, shapes=_ALL_SAME),
+            _heads(name, head_dim=2, num_query_heads=4, num_key_value_heads=2, call=_CAUSAL_SCORES, shapes=_ALL_SAME),
             _heads(
                 name, head_dim=3, num_query_heads=2, num_key_value_heads=1, call=_DROPPED, shapes=_FEW_VALUES,
                 dropout=0.4, seed=1,
@@ -506,6 +511,7 @@ CONSTRUCTIONS: Mapping[str, Sequence[Construction]] = {
     "Normalization": [
         _make("Normalization", (3,), mean=[0.5, -0.25, 1.5], variance=[2.0, 0.5, 3.0]),
         _make("Normalization", (3,), mean=[0.5, -0.25, 1.5], variance=[2.0, 0.5, 3.0], invert=True),
+        _make("Normalization", (3, 4), axis=1, mean=[0.5, -0.25, 1.5], variance=[2.0, 0.5, 3.0]),
         _make("Normalization", call={"inputs": (Input((4, 3)), Input((4, 3), "adapt")), "gradients": False}),
         _make("Normalization", call={"inputs": (Input((4,)), Input((4,), "adapt")), "gradients": False}, axis=None),
     ],

@@ -27,7 +27,8 @@ def normalization(call: Call) -> Tracked:
     if len(call.inputs) > 1:
         centre, variance = _in_batches(*moments(call.inputs[1], reduced), call.inputs[1], reduced)
     else:
-        centre, variance = (constant(np.asarray(call.get(k)), call.u) for k in ("mean", "variance"))
+        kept = [1 if a in reduced else call.x.shape[a] for a in range(call.x.ndim)]
+        centre, variance = (constant(np.reshape(call.get(k), kept), call.u) for k in ("mean", "variance"))
     deviation = maximum(sqrt(variance), 1e-7, call.u)
     return call.x * deviation + centre if call.get("invert", False) else (call.x - centre) / deviation
 
