@@ -129,9 +129,7 @@ def passing_corners(context: Context) -> Sequence[MaskPassingCase]:
 def mask_goes_on_with_the_steps(context: Context, case: MaskPassingCase) -> Reading:
     """A mask given to a layer, attached or by keyword, acts alike and goes on with the steps of its output."""
     bench = bench_of(context, case)
-    rows = take(bench.arguments(case.seed), slice(0, case.examples))
-    masks = _masks(bench.construction, rows, case)
-    rows = _zeroed(rows, masks)
+    rows, masks = masked_rows(bench, case)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # layers inside attention say that they support no masks
         outputs = _called(bench, rows, masks, case)
@@ -144,6 +142,13 @@ def mask_goes_on_with_the_steps(context: Context, case: MaskPassingCase) -> Read
         seen, expected = (valid_steps(rig.arrays(o), masks[0], steps, masks[0].shape[1]) for o in pair)
         readings.append(_same(seen, expected, _words(case)))
     return worst(readings)
+
+
+def masked_rows(bench: LayerBench, case: MaskPassingCase) -> tuple[Arguments, dict[int, Array]]:
+    """Return what the layer is called with, zeros in the masked steps, and the mask of each masked input."""
+    rows = take(bench.arguments(case.seed), slice(0, case.examples))
+    masks = _masks(bench.construction, rows, case)
+    return _zeroed(rows, masks), masks
 
 
 def _words(case: MaskPassingCase) -> str:

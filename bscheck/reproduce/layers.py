@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import LayerCase, LayerGradientCase, StatefulCase
+from bscheck.cases import LayerCase, LayerGradientCase, MaskPassingCase, StatefulCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context
 from bscheck.reproduce import NoScript
@@ -77,7 +77,7 @@ def _stored(value: Any, dtype: str) -> Any:
     return value.astype("float64" if dtype == "float64" else "float32") if value.dtype.kind == "f" else value
 
 
-def precision(context: Context, case: LayerCase) -> str:
+def precision(context: Context, case: LayerCase | MaskPassingCase) -> str:
     """Return the precision that a case runs at."""
     from bscheck.checks.layer_bench import bench_of
 
@@ -127,6 +127,72 @@ for a, spec in zip(seen, [s for s in announced if s is not None]):
     wanted = ({n}, *(c if b is None else b for b, c in zip(spec.shape[1:], a.shape[1:])))
     if a.shape != wanted or a.ndim != len(spec.shape):
         fail(f"a batch of {n}: shape {{a.shape}}; announced: {{tuple(spec.shape)}}")
+"""
+    return program(what(check, context, case), body, dtype=precision(context, case), raised=raised(reading))
+
+
+def unknown_lengths(check: Check, context: Context, case: LayerCase, reading: Reading) -> str:
+    """Each example's output beside that of a function traced for any number of examples and any length."""
+    if context.runtime.name != "tensorflow":
+        raise NoScript("only TensorFlow traces functions of unknown lengths")
+    n = case.examples
+    from bscheck.checks.layer_bench import bench_of
+
+    dtype = bench_of(context, case).exact
+    body = f"""
+{made(context, case, dtype)}
+
+
+def any_length(tensor):
+    shape = tensor.shape
+    return tf.TensorSpec([None, None, *shape[2:]] if len(shape) > 1 else [None], tensor.dtype)
+
+
+def call(args, kwargs):
+    return keras.tree.flatten(layer(*args, **kwargs))
+
+
+given = rows(ARGS, slice(0, {n})), rows(KWARGS, slice(0, {n}))
+specs = keras.tree.map_structure(any_length, given)
+seen = flat(tf.function(call, autograph=False, input_signature=list(specs))(*given))
+for i in range({n}):
+    alone = flat(call(rows(ARGS, slice(i, i + 1)), rows(KWARGS, slice(i, i + 1))))
+    for a, b in zip(seen, alone):
+        bound = {2e-5 if dtype == "float32" else 1e-9} * (1e-3 + np.abs(b).max())
+        compare(f"the output of unknown length of example {{i}}", a[i : i + 1], b, bound)
+"""
+    imports = ["import tensorflow as tf"]
+    return program(what(check, context, case), body, imports=imports, dtype=dtype, raised=raised(reading))
+
+
+def passed_mask(check: Check, context: Context, case: MaskPassingCase, reading: Reading) -> str:
+    """The mask of a layer's output beside the mask of its first input."""
+    from bscheck.checks.layer_bench import bench_of
+    from bscheck.checks.mask_passing import masked_rows
+
+    if context.runtime.name == "jax" or case.way == "model" or reading.where.startswith("output"):
+        raise NoScript(
+            "masks in a model, those of JAX's arrays and what a mask does to the output take the recorded case"
+        )
+    bench = bench_of(context, case)
+    rows, masks = masked_rows(bench, case)
+    first = masks[0][:, ::-1] if bench.construction.steps == "reversed" else masks[0]
+    if case.way == "attached":
+        rows = rows[0], {k: v for k, v in rows[1].items() if k not in bench.construction.masks}
+    given = dict(masks) if case.way == "attached" else {}
+    body = f"""
+{made(context, case)}
+GIVEN = {stored(rows, case.dtype)}
+# The masks that are attached to the inputs of these numbers, as the layer before attaches them.
+ATTACHED = {tree(given)}
+args, kwargs = rows(GIVEN, slice(None))
+for number, tensor in enumerate(keras.tree.flatten(args)):
+    if number in ATTACHED:
+        tensor._keras_mask = keras.ops.convert_to_tensor(ATTACHED[number])
+found = getattr(keras.tree.flatten(layer(*args, **kwargs))[0], "_keras_mask", None)
+if found is None:
+    fail("the output has no mask")
+compare("the mask of the output", keras.ops.convert_to_numpy(found), {array(first)}, 0)
 """
     return program(what(check, context, case), body, dtype=precision(context, case), raised=raised(reading))
 

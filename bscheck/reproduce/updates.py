@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from bscheck.cases import LossScaleCase, MemberCase, RecurrenceCase, ScheduleCase, UpdateCase
+from bscheck.cases import LossScaleCase, MatchingCase, MemberCase, RecurrenceCase, ScheduleCase, UpdateCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context
 from bscheck.reproduce import NoScript
@@ -137,6 +137,61 @@ def _part(part: str, index: int) -> str:
     return f"{found}\nseen = held[{index}] if isinstance(held, list) else held"
 
 
+def matching(check: Check, context: Context, case: MatchingCase, reading: Reading) -> str:
+    """Gradients in an order of the caller's, or without one of them, beside the others alone in the built order."""
+    k = f"gradient_accumulation_steps={case.micro_batches}" if case.micro_batches > 1 else ""
+    inside = {
+        "none": "optimizer",
+        "LossScaleOptimizer": "keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1.0)",
+        "MultiOptimizer": "keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(optimizer, {}))",
+    }[case.inside]
+    names = list(SHAPES)
+    given = names[::-1] if case.order == "reversed" else names
+    left_out = {"none": "", "first": names[0], "last": names[-1]}[case.missing]
+    body = f"""
+SHAPES = {dict(SHAPES)}
+EPS, K = {_EPS[case.dtype]}, {case.micro_batches}
+GIVEN, LEFT_OUT = {given}, {left_out!r}
+
+
+def draw(salt, scale=1.0):
+    rng = np.random.default_rng(({case.seed}, 4, salt))
+    return {{n: (scale * rng.standard_normal(shape)).astype("{case.dtype}") for n, shape in SHAPES.items()}}
+
+
+def ready(names, inside, **more):
+    variables = [keras.Variable(draw(0)[n], name=n) for n in names]
+    optimizer = {_optimizer(context.param.get("optimizer"), case)}
+    optimizer = inside(optimizer)
+    optimizer.build(variables)
+    return optimizer, {{v.name: v for v in variables}}
+
+
+def weights(pair):
+    return {{n: keras.ops.convert_to_numpy(v).astype("float64") for n, v in pair[1].items()}}
+
+
+# One is given its gradients in the order GIVEN, and none for LEFT_OUT; the other knows the rest alone.
+seen = ready(SHAPES, lambda optimizer: {inside}, {k})
+expected = ready([n for n in SHAPES if n != LEFT_OUT], lambda optimizer: optimizer)
+start = weights(seen)
+for update in range({case.updates}):
+    old = weights(expected)
+    window = [draw(1 + update * K + j, 4.0 ** ((j + update) % 3 - 1) * 2) for j in range(K)]
+    for gradients in window:
+        tensors = [None if n == LEFT_OUT else keras.ops.convert_to_tensor(gradients[n]) for n in GIVEN]
+        seen[0].apply(tensors, [seen[1][n] for n in GIVEN])
+    mean = {{n: sum(g[n] for g in window) / np.asarray(K, "{case.dtype}") for n in expected[1]}}
+    expected[0].apply([keras.ops.convert_to_tensor(g) for g in mean.values()])
+    for name, want in weights(expected).items():
+        bound = 8 * EPS * (abs(old[name]) + abs(want) + abs(want - old[name])) + 1e-37
+        compare(f"after update {{update + 1}}, {{name}}", weights(seen)[name], want, bound)
+    if LEFT_OUT:
+        compare(f"after update {{update + 1}}, {{LEFT_OUT}}", weights(seen)[LEFT_OUT], start[LEFT_OUT], 0)
+"""
+    return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))
+
+
 def rows(check: Check, context: Context, case: UpdateCase, reading: Reading) -> str:
     """Sparse gradients beside the dense ones that they stand for."""
     from bscheck.checks.context import random
@@ -212,6 +267,44 @@ for update in range({case.updates}):
         seen[0].apply([keras.ops.convert_to_tensor(g) for g in gradients])
     mean = [sum(g[i] for g in window) / np.asarray(K, "{case.dtype}") for i in range(len(SHAPES))]
     expected[0].learning_rate = float(SCHEDULE(keras.ops.convert_to_tensor(update * K + K - 1, "int32")))
+    expected[0].apply([keras.ops.convert_to_tensor(g) for g in mean])
+{_COMPARED}
+"""
+    return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))
+
+
+def called_rate(check: Check, context: Context, case: ScheduleCase, reading: Reading) -> str:
+    """Updates at a rate that a function gives, beside updates at the same rate assigned."""
+    if case.mode != "eager":
+        raise NoScript("where updates are compiled a function is asked once, so that there is nothing to see")
+    made = _ready(context.param.get("optimizer"), case).replace(f"learning_rate={LEARNING_RATE!r}, ", "")
+    k = f", gradient_accumulation_steps={case.micro_batches}" if case.micro_batches > 1 else ""
+    body = f"""
+SHAPES = {dict(SHAPES)}
+EPS, K = {_EPS[case.dtype]}, {case.micro_batches}
+
+
+def draw(salt):
+    rng = np.random.default_rng(({case.seed}, 7, salt))
+    return [rng.standard_normal(shape).astype("{case.dtype}") for shape in SHAPES.values()]
+
+
+{made}
+
+{_STATE}
+
+RATE = {LEARNING_RATE!r}
+# One asks for its rate; to the other the rate is assigned before each update.
+seen = ready(learning_rate=lambda: RATE{k})
+expected = ready(learning_rate=RATE)
+for update in range({case.updates}):
+    RATE = {LEARNING_RATE!r} * (1 + update)
+    expected[0].learning_rate = RATE
+    old = state(*expected)
+    window = [draw(1 + update * K + j) for j in range(K)]
+    for gradients in window:
+        seen[0].apply([keras.ops.convert_to_tensor(g) for g in gradients])
+    mean = [sum(g[i] for g in window) / np.asarray(K, "{case.dtype}") for i in range(len(SHAPES))]
     expected[0].apply([keras.ops.convert_to_tensor(g) for g in mean])
 {_COMPARED}
 """
@@ -344,6 +437,47 @@ for update in range({case.micro_batches * case.updates}):
     if finite == {growth}:
         scale, finite = 2 * scale, 0
 {_COMPARED.replace("update {update + 1}", "micro-batch {update + 1}")}
+"""
+    return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))
+
+
+def wrapper_state(check: Check, context: Context, case: LossScaleCase, reading: Reading) -> str:
+    """What a LossScaleOptimizer lists and counts after one update, beside the optimizer alone."""
+    k = f"gradient_accumulation_steps={case.micro_batches}" if case.micro_batches > 1 else ""
+    body = f"""
+SHAPES = {dict(SHAPES)}
+
+
+def draw(salt, scale=1.0):
+    rng = np.random.default_rng(({case.seed}, 6, salt))
+    return [(scale * 2.0 * rng.standard_normal(shape)).astype("{case.dtype}") for shape in SHAPES.values()]
+
+
+def ready(wrapped=None, **more):
+    variables = [keras.Variable(w, name=n) for n, w in zip(SHAPES, draw(0))]
+    optimizer = {_optimizer(context.param.get("optimizer"), case)}
+    if wrapped is not None:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, **wrapped)
+    optimizer.build(variables)
+    return optimizer
+
+
+def held(optimizer):
+    return {{v.name: keras.ops.convert_to_numpy(v) for v in optimizer.variables}}
+
+
+plain, scale = ready({k}), {2.0**case.exponent}
+wrapper = ready(wrapped=dict(initial_scale=scale, dynamic_growth_steps={case.growth}){f", {k}" if k else ""})
+before = held(plain)
+for j in range({case.micro_batches}):
+    plain.apply([keras.ops.convert_to_tensor(g) for g in draw(1 + j)])
+    wrapper.apply([keras.ops.convert_to_tensor(g) for g in draw(1 + j, scale)])
+    scale *= 2 if (j + 1) % {case.growth} == 0 else 1
+compare("iterations of LossScaleOptimizer", int(wrapper.iterations), int(plain.iterations), 0)
+listed = held(wrapper)
+for name, value in held(plain).items():
+    if "accumulator" not in name and not np.array_equal(value, before[name]) and name not in listed:
+        fail(f"LossScaleOptimizer does not list {{name}}, which an update changes")
 """
     return program(what(check, context, case), body, dtype=case.dtype, raised=raised(reading))
 

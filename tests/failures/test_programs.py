@@ -82,6 +82,14 @@ PLANTED = (
     "tiny_batches/last_example_of_three_left_out",
     "tiny_batches/worst_example_of_a_batch_trimmed",
     "independence/progress_bar_lags_one_batch",
+    "accumulation/accumulators_are_taken_by_position",
+    "accumulation/callable_rate_is_asked_once",
+    "accumulation/wrapper_counts_no_updates",
+    "accumulation/wrapper_forgets_the_last_slot",
+    "independence/sequences_of_unknown_length_reversed",
+    "layers/mask_by_keyword_ends_at_the_layer",
+    "layers/mask_ends_at_one_merge",
+    "layers/mask_ends_where_inputs_are_cast",
 )
 
 
