@@ -120,9 +120,7 @@ def edge_corners(context: Context) -> Sequence[Case]:
 )
 def training_at_the_edge_stays_finite(context: Context, case: EdgeCase) -> Reading:
     """Training on batches at the edge of what a batch may be leaves finite losses and finite weights."""
-    loss = context.param.get("loss")
-    learner = _learner(loss, case.variant, STEPS if case.edge == "masked" else 0, case.mode)
-    x, y, w = _draw(loss, case)
+    learner, (x, y, w) = edge(context, case)
     losses, before, after = learner.train(case.seed, x, y, w, SIZES[case.edge][1], case.path)
     where = f"{case.edge.replace('_', ' ')} by {case.path}"
     for what, value in [*(("the reported loss", np.array(v)) for v in losses), *after.items()]:
@@ -137,6 +135,13 @@ def training_at_the_edge_stays_finite(context: Context, case: EdgeCase) -> Readi
                 seen = f"after {where}, {name} has moved by {moved:.2g}"
                 return Reading(np.inf, where=name, seen=seen, allowed="no update: no example counts")
     return Reading(0.0, where=where)
+
+
+def edge(context: Context, case: EdgeCase) -> tuple[EdgeLearner, tuple[Array, Array, Array | None]]:
+    """Return the model of a case, and its inputs, targets and sample weights."""
+    loss = context.param.get("loss")
+    learner = _learner(loss, case.variant, STEPS if case.edge == "masked" else 0, case.mode)
+    return learner, _draw(loss, case)
 
 
 def _draw(loss: str, case: EdgeCase) -> tuple[Array, Array, Array | None]:

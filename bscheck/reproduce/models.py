@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import GradientCase, InferenceCase, OrderCase, TrajectoryCase, VarianceCase
+from bscheck.cases import EdgeCase, GradientCase, InferenceCase, OrderCase, TrajectoryCase, VarianceCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context, draw_micro_batches, draw_sample_weights, draw_weights
 from bscheck.reproduce import NoScript
 from bscheck.reproduce.text import array, assigned, imported, keras_object, program, raised, tree, what
 from bscheck.reproduce.values import call_of, mode_of
 from bscheck.results.verdict import Reading
+from bscheck.runtime import keras_module
 from bscheck.runtime.bench import Array
 from bscheck.subject import Subject, leaves
 
@@ -387,6 +388,52 @@ for _ in range({max(case.models, 20)}):
         model.{call}
         for i, (before, after, gradient) in enumerate(zip(WEIGHTS, model.get_weights(), GRADIENTS)):
             compare(f"what weight {{i}} loses in a step, ", before - after, gradient, 0)
+"""
+    return program(what(check, context, case), body, raised=raised(reading))
+
+
+def edge(check: Check, context: Context, case: EdgeCase, reading: Reading) -> str:
+    """Train one epoch at the edge of what a batch may be: all stays finite, and what does not count moves nothing."""
+    from bscheck.checks.edges import SIZES
+    from bscheck.checks.edges import edge as made
+
+    learner, (x, y, w) = made(context, case)
+    learner.begin(case.seed)
+    start = [np.asarray(keras_module().ops.convert_to_numpy(v)) for v in learner.model.variables]
+    b = SIZES[case.edge][1]
+    weighed, part = ("", "") if w is None else (", sample_weight=w", f", sample_weight=w[i : i + {b}]")
+    if case.path == "fit":
+        call = f'losses = model.fit(x, y{weighed}, batch_size={b}, shuffle=False, verbose=0).history["loss"]'
+    else:
+        step = f"model.train_on_batch(x[i : i + {b}], y[i : i + {b}]{part}, return_dict=True)"
+        call = f'losses = [{step}["loss"] for i in range(0, len(x), {b})]'
+    body = f"""
+{_source_of("edge", learner.model)}
+
+
+{assigned("START", start)}
+x = {array(x)}
+y = {array(y)}
+{"" if w is None else f"w = {array(w)}"}
+model = build()
+model.compile(keras.optimizers.SGD({learner.RATE}), loss={_loss(learner.model.loss)}{mode_of(case)})
+for variable, value in zip(model.variables, START):
+    variable.assign(value)
+{call}
+if not np.isfinite(np.array([float(value) for value in losses])).all():
+    fail(f"the reported loss is {{losses}}")
+for variable in model.variables:
+    value = keras.ops.convert_to_numpy(variable)
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        fail(f"{{variable.path}} is not finite: {{value.tolist()}}")
+"""
+    if case.edge in ("masked", "weightless"):
+        body += """
+# No example counts: no trainable weight may move.
+trainable = {v.path for v in model.trainable_variables}
+for variable, value in zip(model.variables, START):
+    if variable.path in trainable:
+        compare(f"{variable.path}", keras.ops.convert_to_numpy(variable), value, 0)
 """
     return program(what(check, context, case), body, raised=raised(reading))
 

@@ -88,6 +88,8 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "update_reaches_the_variables_its_gradients_are_for": updates.matching,
     "wrapper_keeps_the_state_of_its_optimizer": updates.wrapper_state,
     "unknown_lengths_change_nothing": layers.unknown_lengths,
+    "accumulator_errs_no_more_than_its_precision": updates.accumulator,
+    "training_at_the_edge_stays_finite": models.edge,
     "mask_goes_on_with_the_steps": layers.passed_mask,
     "member_updates_its_own_variables_as_alone": updates.members,
     "every_epoch_reports_its_own_and_the_held_out_examples": models.epochs,

@@ -6,7 +6,15 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from bscheck.cases import LossScaleCase, MatchingCase, MemberCase, RecurrenceCase, ScheduleCase, UpdateCase
+from bscheck.cases import (
+    AccumulatorCase,
+    LossScaleCase,
+    MatchingCase,
+    MemberCase,
+    RecurrenceCase,
+    ScheduleCase,
+    UpdateCase,
+)
 from bscheck.checks import Check
 from bscheck.checks.context import Context
 from bscheck.reproduce import NoScript
@@ -135,6 +143,32 @@ def _part(part: str, index: int) -> str:
     names = SLOT_ATTRIBUTES[part]
     found = f"held = next(v for v in (getattr(optimizer, n, None) for n in {names}) if v is not None)"
     return f"{found}\nseen = held[{index}] if isinstance(held, list) else held"
+
+
+def accumulator(check: Check, context: Context, case: AccumulatorCase, reading: Reading) -> str:
+    """The mean of gradients that an optimizer applies, beside the mean in float64 and the roundings of the dtype."""
+    from bscheck.checks.accumulators import ELEMENTS, ROUNDING
+
+    u, least = ROUNDING[case.dtype]
+    wide = "float64" if case.dtype == "float64" else "float32"
+    body = f"""
+K, U, LEAST = {case.micro_batches}, {u!r}, {least!r}  # unit roundoff, and half the smallest positive number
+rng = np.random.default_rng(({case.seed}, 11))
+given = rng.standard_normal((K, {ELEMENTS})) * 2.0 ** rng.integers(-8, 8, {ELEMENTS})
+{"given[-1] -= given.sum(axis=0)" if case.cancelling else ""}
+tensors = [keras.ops.cast(keras.ops.convert_to_tensor(g.astype("{wide}")), "{case.dtype}") for g in given]
+weight = keras.Variable(keras.ops.zeros({ELEMENTS}, dtype="{case.dtype}"), dtype="{case.dtype}")
+# From 0, SGD with a rate of 1 moves the weight by the gradient it applies, without rounding.
+optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=K)
+optimizer.build([weight])
+for gradient in tensors:
+    optimizer.apply([gradient])
+micro = np.stack([keras.ops.convert_to_numpy(keras.ops.cast(t, "{wide}")).astype("float64") for t in tensors])
+applied = -keras.ops.convert_to_numpy(keras.ops.cast(weight.value, "{wide}"))
+bound = (K + 1) * U / (1 - (K + 1) * U) * np.abs(micro).mean(axis=0) + (K + 1) * LEAST
+compare("the accumulated mean", applied, micro.mean(axis=0), bound)
+"""
+    return program(what(check, context, case), body, dtype=wide, raised=raised(reading))
 
 
 def matching(check: Check, context: Context, case: MatchingCase, reading: Reading) -> str:

@@ -54,12 +54,8 @@ class EdgeLearner:
         self, seed: int, x: Array, y: Array, w: Array | None, batch_size: int, path: str
     ) -> tuple[list[float], dict[str, Array], dict[str, Array]]:
         """Train one epoch and return the losses reported, and every variable before and after, by name."""
-        rng = np.random.default_rng((seed, 51))
-        trainable = {id(v) for v in self.model.trainable_variables}
         with precision("float32"), quiet():
-            for variable, value in zip(self._variables(), self._first, strict=True):
-                moved = value + 0.3 * rng.standard_normal(value.shape) if id(variable) in trainable else value
-                variable.assign(np.asarray(moved).astype(value.dtype))
+            self.begin(seed)
             before = self._read()
             if path == "fit":
                 history = self.model.fit(x, y, sample_weight=w, batch_size=batch_size, shuffle=False, verbose=0)
@@ -72,6 +68,14 @@ class EdgeLearner:
                     told = self.model.train_on_batch(x[cut], y[cut], sample_weight=weights, return_dict=True)
                     losses.append(float(told["loss"]))
         return losses, before, self._read()
+
+    def begin(self, seed: int) -> None:
+        """Give every variable its first value, and the trainable ones a step from it."""
+        rng = np.random.default_rng((seed, 51))
+        trainable = {id(v) for v in self.model.trainable_variables}
+        for variable, value in zip(self._variables(), self._first, strict=True):
+            moved = value + 0.3 * rng.standard_normal(value.shape) if id(variable) in trainable else value
+            variable.assign(np.asarray(moved).astype(value.dtype))
 
     def _read(self) -> dict[str, Array]:
         convert = keras_module().ops.convert_to_numpy

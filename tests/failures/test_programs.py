@@ -90,6 +90,12 @@ PLANTED = (
     "layers/mask_by_keyword_ends_at_the_layer",
     "layers/mask_ends_at_one_merge",
     "layers/mask_ends_where_inputs_are_cast",
+    "accumulation/accumulator_forgets_bits_of_half_precision",
+    "accumulation/seventh_gradient_counts_a_thousandth_less",
+    "accumulation/wide_variables_add_a_thousandth",
+    "tiny_batches/masked_examples_still_update",
+    "tiny_batches/variance_of_a_batch_of_one",
+    "tiny_batches/weights_of_zero_divide_the_loss",
 )
 
 
