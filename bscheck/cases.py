@@ -1161,6 +1161,19 @@ class PrintedCase(Case):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompiledCase(InferenceCase):
+    """Batches that a compiled step and one that runs op by op are trained on.
+
+    Attributes
+    ----------
+    models : int
+        Equal models, each compiled for itself: how a graph is put in order may differ from one to the next.
+    """
+
+    models: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class OrderCase(Case):
     """One step of a chain of dense layers, whose weights, inputs and targets are small integers.
 

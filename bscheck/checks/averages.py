@@ -78,7 +78,8 @@ def fit_ends_with_the_moving_averages(context: Context, case: AverageCase) -> Re
             if source == "on_batch":
                 learner.finalize()
         ends.append(learner.state())
-    return compare("arrays", before, *ends)
+    cause = "fit, not the step: train_on_batch was given the same batches"
+    return compare("fit from arrays leaves", cause, before, *ends)
 
 
 # In their place -------------------------------------------------------------------------------------------

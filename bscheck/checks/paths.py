@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import InferenceCase, seeds
+from bscheck.cases import CompiledCase, InferenceCase, seeds
 from bscheck.checks import Param, check
 from bscheck.checks.context import (
     Context,
@@ -106,10 +106,97 @@ def fit_leaves_the_state_of_train_on_batch(context: Context, case: InferenceCase
         before = learner.state()
         learner.learn((x, y, w), case.batch_size, source)
         ends.append(learner.state())
-    return compare(case.source, before, *ends)
+    cause = f"{case.source}, not the step: train_on_batch was given the same batches"
+    return compare(f"fit from {case.source} leaves", cause, before, *ends)
 
 
-def compare(source: str, before: dict[str, Array], seen: dict[str, Array], expected: dict[str, Array]) -> Reading:
+# Compiled steps ------------------------------------------------------------------------------------------
+
+
+def compiled_params() -> list[Param]:
+    """Return the gate's subject: layers and losses have promises of their own, this one is for a team's model."""
+    return [Param.of(subject="dense")]
+
+
+def compiled_corners(context: Context) -> Sequence[CompiledCase]:
+    """Return one ragged epoch; a team's model is compiled several times."""
+    models = 1 if context.given is None or context.runtime.compiles_per_shape else 5
+    return (CompiledCase(mode=context.runtime.modes[0], dtype="float64", batches=2, tail=1, models=models),)
+
+
+def compiled_cases(context: Context) -> Any:
+    """Draw sizes, tails, weights and modes."""
+    from hypothesis import strategies as st
+
+    few = context.runtime.compiles_per_shape
+    return st.builds(
+        CompiledCase,
+        seed=seeds(),
+        batch_size=st.sampled_from([2] if few else [1, 2, 3]),
+        batches=st.integers(1, 3),
+        tail=st.sampled_from([0, 1]),
+        weights=st.sampled_from(["none", "unequal"]),
+        dtype=st.just("float64"),
+        mode=st.sampled_from([mode for mode in context.runtime.modes if mode != "eager"]),
+    ).map(lambda case: case if case.batch_size > 1 else replace(case, tail=0))
+
+
+def compiles_nothing(context: Context) -> str | None:
+    """Return why there are no compiled steps to compare, or none that must agree."""
+    both = {"graph", "eager"} <= set(context.runtime.modes)
+    return first_reason((not both, f"{context.runtime.name} runs steps op by op alone")) or not_foretold(context)
+
+
+@check(
+    family="independence",
+    claims=("C8",),
+    case=CompiledCase,
+    params=compiled_params,
+    cases=compiled_cases,
+    corners=compiled_corners,
+    applies=compiles_nothing,
+    examples=(0, 0, 60),
+    catches="a step that is another one once it is compiled: an update made before a gradient has read the weight, a "
+    "branch that a trace takes once and for all, a sum that is fused wrongly",
+    formula="float64, each variable of model and optimizer: rms(a-b) <= 1e-10 (rms(b) + rms(b - start)), as for fit "
+    "and train_on_batch; b: the same steps with run_eagerly",
+    source="keras.io/api/models/model_training_apis: run_eagerly is for debugging, 'your model might run slower, but "
+    "it should become easier for you to debug it by stepping into individual layer calls'",
+    example="the compiled step leaves dense/kernel[0,1] off by 0.004: 0.2 of what training moved",
+)
+def compiled_step_leaves_the_state_of_the_same_step_op_by_op(context: Context, case: CompiledCase) -> Reading:
+    """A compiled training step leaves the state that the same step leaves when it runs op by op."""
+    bench = context.bench(case.dtype)
+    x, y, own = context.subject.draw(case.seed, case.examples)
+    batch = (x, y, weighed(context, own, draw_sample_weights(case.seed, case.examples, case.weights)))
+    start = draw_weights(bench, case.seed, case.scale)
+    plain = _learner(bench, "eager")
+    before, expected = _learned(plain, start, batch, case)
+    readings = []
+    for _ in range(case.models):
+        _, seen = _learned(Learner(bench, case.mode), start, batch, case)
+        seen = dict(zip(expected, seen.values(), strict=True))  # layers of a new model have names of their own
+        words = "the compiled step (train_on_batch) leaves"
+        readings.append(compare(words, "how the step is compiled: op by op it is another", before, seen, expected))
+        if not readings[-1].holds:
+            break
+    return worst(readings)
+
+
+def _learned(
+    learner: Learner, start: Array, batch: Sequence[Any], case: CompiledCase
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the state before and after an epoch of train_on_batch."""
+    learner.reset(start)
+    before = learner.state()
+    learner.learn(batch, case.batch_size, "on_batch")
+    return before, learner.state()
+
+
+def compare(
+    words: str, cause: str, before: dict[str, Array], seen: dict[str, Array], expected: dict[str, Array]
+) -> Reading:
+    """Return how far a state is off from another, variable by variable; both have the same order."""
     readings = []
     for name, want in expected.items():
         moved = rms(want - before[name])
@@ -121,10 +208,10 @@ def compare(source: str, before: dict[str, Array], seen: dict[str, Array], expec
             Reading(
                 share if np.isfinite(share) else np.inf,
                 where=variable_index(name, at),
-                seen=f"fit from {source} leaves {variable_index(name, at)} off by {rms(off):.2g}: "
+                seen=f"{words} {variable_index(name, at)} off by {rms(off):.2g}: "
                 f"{rms(off) / moved if moved else np.inf:.2g} of what training moved",
                 allowed=f"{bound / moved if moved else 0:.1g} of it",
-                cause=f"{source}, not the step: train_on_batch was given the same batches",
+                cause=cause,
             )
         )
     return worst(readings)

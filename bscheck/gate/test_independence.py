@@ -34,6 +34,9 @@ masked_loss_is_the_mean_of_what_is_left_in_each_batch = promise("masked_loss_is_
 weighted_metrics_of_masked_steps_are_exact = promise("weighted_metrics_of_masked_steps_are_exact")
 every_source_trains_on_each_example_once_per_epoch = promise("every_source_trains_on_each_example_once_per_epoch")
 fit_leaves_the_state_of_train_on_batch = promise("fit_leaves_the_state_of_train_on_batch")
+compiled_step_leaves_the_state_of_the_same_step_op_by_op = promise(
+    "compiled_step_leaves_the_state_of_the_same_step_op_by_op"
+)
 replicas_answer_as_one_device = promise("replicas_answer_as_one_device")
 fit_ends_with_the_moving_averages = promise("fit_ends_with_the_moving_averages")
 averages_stand_in_for_the_weights_and_are_handed_back = promise("averages_stand_in_for_the_weights_and_are_handed_back")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bscheck.cases import EdgeCase, GradientCase, InferenceCase, OrderCase, TrajectoryCase, VarianceCase
+from bscheck.cases import CompiledCase, EdgeCase, GradientCase, InferenceCase, OrderCase, TrajectoryCase, VarianceCase
 from bscheck.checks import Check
 from bscheck.checks.context import Context, draw_micro_batches, draw_sample_weights, draw_weights
 from bscheck.reproduce import NoScript
@@ -275,6 +275,37 @@ def _seen_and_expected(expected: str, own: str, shares: Sequence[float], context
 
 def state(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
     """One epoch of ``fit`` beside ``train_on_batch`` on the same batches, by all that they leave behind."""
+    call, imports = call_of(
+        replace(case, path="fit"), case.weights != "none" or context.subject.draw(0, 1)[2] is not None
+    )
+    body = f"""
+model = ready()
+{call}
+alike = ready()
+epoch(alike)
+alike_to(alike, "after fit", [model])
+"""
+    return _learned(check, context, case, reading, body, imports)
+
+
+def compiled(check: Check, context: Context, case: CompiledCase, reading: Reading) -> str:
+    """An epoch of ``train_on_batch`` in compiled steps beside one in steps that run op by op."""
+    body = f"""
+alike = ready(run_eagerly=True)
+epoch(alike)
+# Equal models: how a graph is put in order may differ from one to the next.
+models = [ready() for _ in range({max(case.models, 20)})]
+for model in models:
+    epoch(model)
+alike_to(alike, "after compiled steps", models)
+"""
+    return _learned(check, context, case, reading, body, [])
+
+
+def _learned(
+    check: Check, context: Context, case: InferenceCase, reading: Reading, rest: str, imports: Sequence[str]
+) -> str:
+    """Return a program about all that an epoch leaves behind in equal models."""
     from bscheck.checks.context import draw_weights, weighed
     from bscheck.runtime.learner import MOMENTUM, RATE
 
@@ -286,31 +317,35 @@ def state(check: Check, context: Context, case: InferenceCase, reading: Reading)
         raise NoScript("its examples are too large to be written down")
     parts = parts_of(context, case.dtype)
     weights = bench.split(draw_weights(bench, case.seed, case.scale))
-    call, imports = call_of(replace(case, path="fit"), w is not None)
     weights_of_batch = "" if w is None else f", sample_weight=w[i : i + {b}]"
     body = f"""
 {written(parts, (x, y, w), [np.asarray(v, case.dtype) for v in weights])}
 {ROWS.replace("rows(", "batch(")}
 
-def ready():
+def ready(**options):
     model = build()
     for variable, value in zip(model.trainable_variables, WEIGHTS):
         variable.assign(value)
     optimizer = keras.optimizers.SGD({RATE}, momentum={MOMENTUM})
     optimizer.build(model.trainable_variables)
-    model.compile(optimizer, loss={parts.loss}{mode_of(case)})
+    model.compile(optimizer, loss={parts.loss}, **(options or dict({mode_of(case).removeprefix(", ")})))
     return model
 
 
-model = ready()
-{call}
-alike = ready()
-for i in range(0, {case.examples}, {b}):
-    alike.train_on_batch(batch(x, i, i + {b}), batch(y, i, i + {b}){weights_of_batch})
-for a, b in zip([*model.variables, *model.optimizer.variables], [*alike.variables, *alike.optimizer.variables]):
-    seen, expected = keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)
-    if expected.dtype.kind == "f":
-        compare(f"after fit {{b.name}}", seen, expected, 1e-9 * (1 + np.abs(expected).max(initial=0)))
+def epoch(model):
+    for i in range(0, {case.examples}, {b}):
+        model.train_on_batch(batch(x, i, i + {b}), batch(y, i, i + {b}){weights_of_batch})
+
+
+def alike_to(alike, when, models):
+    for model in models:
+        pairs = zip([*model.variables, *model.optimizer.variables], [*alike.variables, *alike.optimizer.variables])
+        for a, b in pairs:
+            seen, expected = keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)
+            if expected.dtype.kind == "f":
+                compare(f"{{when}} {{b.name}}", seen, expected, 1e-9 * (1 + np.abs(expected).max(initial=0)))
+
+{rest}
 """
     imports = [*parts.imports, *imports]
     return program(what(check, context, case), body, imports=imports, dtype=case.dtype, raised=raised(reading))

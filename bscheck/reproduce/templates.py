@@ -76,6 +76,7 @@ TEMPLATES: Mapping[str, Callable[[Any, Any, Any, Any], str]] = {
     "accumulated_masked_gradient_is_the_mean_of_its_micro_batches": reports.gradients,
     "optimizer_follows_its_published_recurrence": updates.recurrence,
     "fit_leaves_the_state_of_train_on_batch": models.state,
+    "compiled_step_leaves_the_state_of_the_same_step_op_by_op": models.compiled,
     "metric_functions_give_each_example_its_own_value": values.metric_function,
     "float32_layer_computes_in_float32": layers.near_float64,
     "mixed_precision_layer_stays_near_its_exact_self": layers.near_float64,

@@ -82,6 +82,7 @@ PLANTED = (
     "tiny_batches/last_example_of_three_left_out",
     "tiny_batches/worst_example_of_a_batch_trimmed",
     "independence/progress_bar_lags_one_batch",
+    "independence/compiled_steps_take_a_thousandth_more",
     "accumulation/accumulators_are_taken_by_position",
     "accumulation/callable_rate_is_asked_once",
     "accumulation/wrapper_counts_no_updates",
