@@ -77,13 +77,14 @@ def test_known_issues_are_listed_with_condition_and_link(tmp_path: Path) -> None
     file = tmp_path / "known.toml"
     file.write_text(
         f"[[issue]]\nid='it-breaks'\ncheck='{name}'\nreason='it is off'\nlink='https://example.org/1'\n"
-        "[issue.when]\nkeras='>=3.15,<3.16'\nseed={min=0, max=9}\n"
+        "intermittent=true\n[issue.when]\nkeras='>=3.15,<3.16'\nseed={min=0, max=9}\n"
     )
     ran = run("list", "--known", BSCHECK_KNOWN_ISSUES=str(file))
     assert ran.returncode == 0, ran.stderr
     assert "it-breaks" in ran.stdout
     assert "keras: >=3.15,<3.16, seed: 0 to 9" in ran.stdout
     assert "https://example.org/1" in ran.stdout
+    assert "shows       in some runs only" in ran.stdout
 
 
 def test_contract_names_every_check_once(capsys: pytest.CaptureFixture[str]) -> None:

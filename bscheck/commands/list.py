@@ -149,6 +149,7 @@ def _known(checks: Iterable[Check]) -> Iterator[str]:
                 "where",
                 ", ".join(f"{key}: {_condition(value)}" for key, value in issue.when.items()) or "everywhere",
             ),
+            *([("shows", "in some runs only: one in which it does not proves nothing")] * issue.intermittent),
             ("link", issue.link),
         ]
         for label, text in fields:
