@@ -120,7 +120,7 @@ def compiled_params() -> list[Param]:
 
 def compiled_corners(context: Context) -> Sequence[CompiledCase]:
     """Return one ragged epoch; a team's model is compiled several times."""
-    models = 1 if context.given is None or context.runtime.compiles_per_shape else 5
+    models = 1 if context.given is None or context.runtime.compiles_per_shape else 3
     return (CompiledCase(mode=context.runtime.modes[0], dtype="float64", batches=2, tail=1, models=models),)
 
 
