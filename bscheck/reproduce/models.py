@@ -275,9 +275,8 @@ def _seen_and_expected(expected: str, own: str, shares: Sequence[float], context
 
 def state(check: Check, context: Context, case: InferenceCase, reading: Reading) -> str:
     """One epoch of ``fit`` beside ``train_on_batch`` on the same batches, by all that they leave behind."""
-    call, imports = call_of(
-        replace(case, path="fit"), case.weights != "none" or context.subject.draw(0, 1)[2] is not None
-    )
+    batch = _epoch(context, case)
+    call, imports = call_of(replace(case, path="fit"), batch[2] is not None)
     body = f"""
 model = ready()
 {call}
@@ -285,7 +284,7 @@ alike = ready()
 epoch(alike)
 alike_to(alike, "after fit", [model])
 """
-    return _learned(check, context, case, reading, body, imports)
+    return _learned(check, context, case, reading, batch, body, imports)
 
 
 def compiled(check: Check, context: Context, case: CompiledCase, reading: Reading) -> str:
@@ -299,20 +298,34 @@ for model in models:
     epoch(model)
 alike_to(alike, "after compiled steps", models)
 """
-    return _learned(check, context, case, reading, body, [])
+    return _learned(check, context, case, reading, _epoch(context, case), body, [])
+
+
+def _epoch(context: Context, case: InferenceCase) -> tuple[Any, Any, Any]:
+    """Return the examples of an epoch, their targets, and their weights or None."""
+    from bscheck.checks.context import weighed
+
+    x, y, own = context.subject.draw(case.seed, case.examples)
+    w = weighed(context, own, draw_sample_weights(case.seed, case.examples, case.weights))
+    x, y, w = context.bench(case.dtype).cast((x, y, w))
+    return x, y, w
 
 
 def _learned(
-    check: Check, context: Context, case: InferenceCase, reading: Reading, rest: str, imports: Sequence[str]
+    check: Check,
+    context: Context,
+    case: InferenceCase,
+    reading: Reading,
+    batch: tuple[Any, Any, Any],
+    rest: str,
+    imports: Sequence[str],
 ) -> str:
     """Return a program about all that an epoch leaves behind in equal models."""
-    from bscheck.checks.context import draw_weights, weighed
+    from bscheck.checks.context import draw_weights
     from bscheck.runtime.learner import MOMENTUM, RATE
 
-    bench, b = context.bench(case.dtype), case.batch_size
-    x, y, own = context.subject.draw(case.seed, case.examples)
-    w = weighed(context, own, draw_sample_weights(case.seed, case.examples, case.weights))
-    x, y, w = bench.cast((x, y, w))
+    (x, y, w), b = batch, case.batch_size
+    bench = context.bench(case.dtype)
     if not small((x, y)):
         raise NoScript("its examples are too large to be written down")
     parts = parts_of(context, case.dtype)

@@ -72,6 +72,35 @@ def test_a_report_without_a_formula_is_not_said_to_be_missing(build: Any, data: 
     assert reason in str(report)
 
 
+def attending() -> Any:
+    import keras
+
+    x = keras.Input((6, 8))
+    return keras.Model(x, keras.layers.Dense(3)(keras.layers.MultiHeadAttention(2, 8)(x, x)))
+
+
+def normalizing() -> Any:
+    import keras
+
+    layers = [keras.layers.Dense(7), keras.layers.BatchNormalization(), keras.layers.Dense(3)]
+    return keras.Sequential([keras.Input((6, 8)), *layers])
+
+
+def steps(seed: int, size: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(size, 6, 8)), rng.normal(size=(size, 6, 3))
+
+
+@pytest.mark.parametrize("build", [attending, normalizing])
+def test_a_gradient_that_sums_to_zero_has_no_size_to_be_held_to(build: Any) -> None:
+    # A softmax does not see what is added to all scores (key biases), nor a mean that is taken off what is added.
+    subject = bscheck.Subject("cancels", build=build, data=steps, loss="mse", batch_sizes=(1, 2))
+    (report,) = bscheck.run_checks(
+        subject, checks=["compiled_step_leaves_the_state_of_the_same_step_op_by_op"], profile="quick"
+    )
+    assert report.verdict == "passed", str(report)
+
+
 def test_without_a_formula_evaluation_alone_is_held() -> None:
     subject = bscheck.Subject("adds_a_loss", build=with_added_loss, data=vectors, loss="mse", batch_sizes=(1, 2))
     (evaluation,) = bscheck.run_checks(subject, checks=[EXECUTIONS], profile="quick")
